@@ -1,0 +1,1 @@
+"""Datasets: parse (voc, coco, shapes), augment, order and batch (pipeline)."""

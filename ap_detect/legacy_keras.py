@@ -1,0 +1,40 @@
+"""Selects the Keras 2 API of TensorFlow 2.16 and later before anything loads Keras."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import metadata
+
+
+def select() -> None:
+  """Makes `tf.keras` the Keras 2 API, whatever the TensorFlow version.
+
+  TensorFlow up to 2.15 has Keras 2 built in and must not see the variable: without
+  `tf_keras` installed it would fail to import. From 2.16 on `tf.keras` is Keras 3
+  unless TF_USE_LEGACY_KERAS is set before `tf.keras` is used for the first time.
+
+  Raises:
+    ImportError: Keras 3 is already in use in this process.
+  """
+  version = _tensorflow_version()
+  if version is None or version < (2, 16):
+    return
+  os.environ["TF_USE_LEGACY_KERAS"] = "1"
+  tensorflow = sys.modules.get("tensorflow")
+  if tensorflow is not None and tensorflow.keras.__version__.startswith("3."):
+    raise ImportError(
+      "ap_detect requires the Keras 2 API, but this process already uses Keras "
+      f"{tensorflow.keras.__version__} as tf.keras; import ap_detect before the first "
+      "use of tf.keras, or set TF_USE_LEGACY_KERAS=1"
+    )
+
+
+def _tensorflow_version() -> tuple[int, int] | None:
+  for distribution in ("tensorflow", "tensorflow-cpu", "tf-nightly"):
+    try:
+      major, minor = metadata.version(distribution).split(".")[:2]
+      return int(major), int(minor)
+    except metadata.PackageNotFoundError:
+      continue
+  return None

@@ -1,0 +1,43 @@
+"""Installs ap_detect. Every requirement has its reason in ARCHITECTURE.md."""
+
+from setuptools import find_packages, setup
+
+# tensorflow-addons imports with TensorFlow up to 2.15 only, and TensorFlow 2.15
+# exists for Python up to 3.11 only; hence the two stacks.
+ADDONS_STACK = "python_version < '3.12'"
+NEWEST_STACK = "python_version >= '3.12'"
+
+setup(
+  name="ap_detect",
+  version="0.1.0",
+  description="One-stage object detectors trained by ranking, with AP-loss, in TensorFlow 2 / Keras",
+  license="Apache-2.0",
+  python_requires=">=3.9,<3.14",
+  packages=find_packages(include=["ap_detect", "ap_detect.*"]),
+  install_requires=[
+    f"tensorflow==2.15.1; {ADDONS_STACK}",
+    f"tensorflow-addons==0.23.0; {ADDONS_STACK}",
+    f"numpy<2; {ADDONS_STACK}",
+    # The tensorboard command of 2.15 imports pkg_resources.
+    f"setuptools<81; {ADDONS_STACK}",
+    # keras-cv pulls it in; newer ones want a newer protobuf than TensorFlow 2.15 has.
+    f"tensorflow-metadata<1.16; {ADDONS_STACK}",
+    f"tensorflow>=2.16,<2.22; {NEWEST_STACK}",
+    f"tf-keras>=2.16,<2.22; {NEWEST_STACK}",
+    "keras-cv==0.9.0",
+    "tensorboard",
+    "pycocotools",
+    "absl-py",
+    "ml_collections",
+    "defusedxml",
+    "Pillow",
+  ],
+  extras_require={
+    "gpu": [
+      f"tensorflow[and-cuda]==2.15.1; {ADDONS_STACK}",
+      f"tensorflow[and-cuda]>=2.16,<2.22; {NEWEST_STACK}",
+    ],
+    "test": ["pytest", "hypothesis"],
+    "dev": ["ruff", "mypy"],
+  },
+)
