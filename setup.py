@@ -30,7 +30,7 @@ setup(
     "absl-py",
     "ml_collections",
     "defusedxml",
-    "Pillow",
+    "Pillow>=10.1",
   ],
   extras_require={
     "gpu": [

@@ -5,6 +5,12 @@ default is Keras 3. Modules of the package import TensorFlow after this line has
 so that nobody needs to set `TF_USE_LEGACY_KERAS` by hand.
 """
 
+import os
+
 from ap_detect import legacy_keras
 
+# TensorFlow's notes on the processor's instructions and on absent GPUs would bury what
+# the commands print. What fails raises in Python all the same; set the variable to 0
+# to see everything.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 legacy_keras.select()

@@ -22,10 +22,11 @@ def select() -> None:
     return
   os.environ["TF_USE_LEGACY_KERAS"] = "1"
   tensorflow = sys.modules.get("tensorflow")
-  if tensorflow is not None and tensorflow.keras.__version__.startswith("3."):
+  keras_version = getattr(getattr(tensorflow, "keras", None), "__version__", "2")
+  if keras_version.startswith("3."):
     raise ImportError(
       "ap_detect requires the Keras 2 API, but this process already uses Keras "
-      f"{tensorflow.keras.__version__} as tf.keras; import ap_detect before the first "
+      f"{keras_version} as tf.keras; import ap_detect before the first "
       "use of tf.keras, or set TF_USE_LEGACY_KERAS=1"
     )
 

@@ -1,0 +1,1 @@
+"""The network (backbones, fpn, heads, retinanet) and its post-processing (detections)."""

@@ -1,0 +1,1 @@
+"""Training and evaluation of a run: the only place, beside commands, that reads configs."""

@@ -1,0 +1,401 @@
+"""Typed configuration of a run: the fields, their defaults, and their checks."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import sys
+from typing import Any, Sequence
+
+import ml_collections
+from absl import app, flags
+from ml_collections import config_flags
+
+DATA_FORMATS = ("auto", "voc", "coco", "shapes")
+CLASSIFICATION_LOSSES = ("ap_loss", "focal_loss")
+OPTIMIZERS = ("sgd", "adam", "sgdw", "lamb")
+SCHEDULES = ("constant", "step", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """The network and its anchors. Defaults: the paper's R50 (authors' release).
+
+  Attributes:
+    backbone: one of models.backbones.BACKBONES.
+    backbone_weights: "" for none, "imagenet", or the path of a weights file.
+    frozen_levels: backbone layers up to the end of C<n> stay as they are; 0 for none.
+    fpn_channels: channels of the pyramid and the heads.
+    head_convolutions: hidden convolutions of each head.
+    head_initializer: of the hidden convolutions, "normal" (N(0, 0.01)) or "he".
+    anchor_base_scale: side of a level's smallest square anchor, in its strides.
+    anchor_octave_scales: factors of that side.
+    anchor_aspect_ratios: height / width.
+    positive_iou: IoU with an object from which an anchor is positive.
+    negative_iou: IoU below which it is background; between the two it is ignored.
+    force_match: whether an object's best anchors are positive at any IoU.
+  """
+
+  backbone: str = "resnet50"
+  backbone_weights: str = "imagenet"
+  frozen_levels: int = 2
+  fpn_channels: int = 256
+  head_convolutions: int = 4
+  head_initializer: str = "normal"
+  anchor_base_scale: float = 4.0
+  anchor_octave_scales: tuple = (1.0, 2**0.5)
+  anchor_aspect_ratios: tuple = (0.5, 1.0, 2.0)
+  positive_iou: float = 0.5
+  negative_iou: float = 0.4
+  force_match: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Where the pictures come from and how they reach the network.
+
+  Attributes:
+    format: "voc", "coco", "shapes" (made on the fly), or "auto": found from the folder.
+    root: the folder of a "voc" or "coco" dataset.
+    train_split: name of the split to train on.
+    val_split: name of the split to validate on.
+    class_names: the classes 1..K in order; () for all that the data has.
+    voc_one_based_inclusive: whether VOC boxes count pixels from 1, last one included, as
+      PASCAL's own files do; else they are plain coordinates, as most tools write them.
+    image_size_px: (height, width) of the network's input; multiples of 128.
+    horizontal_flip: probability of a mirrored training picture.
+    zoom_range: training pictures are scaled by a factor drawn from here, about a random
+      point; (1.0, 1.0) for none.
+    color_jitter: strength of random brightness, contrast and saturation; 1 is the
+      paper's ranges (SSD's), 0 none.
+    check_images: whether every file is decoded once before training.
+    max_image_pixels: a larger picture is taken for a faulty file.
+    skip_faulty: whether to leave faulty images and objects out, counted and reported,
+      instead of stopping.
+    shapes_train_images: number of "shapes" pictures to train on.
+    shapes_val_images: number of "shapes" pictures to validate and to test on.
+    shapes_size_px: (height, width) of a "shapes" picture.
+    shapes_seed: what "shapes" pictures are drawn from.
+  """
+
+  format: str = "auto"
+  root: str = ""
+  train_split: str = "train"
+  val_split: str = "val"
+  class_names: tuple = ()
+  voc_one_based_inclusive: bool = False
+  image_size_px: tuple = (512, 512)
+  horizontal_flip: float = 0.5
+  zoom_range: tuple = (1.0, 1.0)
+  color_jitter: float = 0.0
+  check_images: bool = True
+  max_image_pixels: int = 50_000_000
+  skip_faulty: bool = False
+  shapes_train_images: int = 2000
+  shapes_val_images: int = 200
+  shapes_size_px: tuple = (128, 128)
+  shapes_seed: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  """Loss, optimiser and course of the training. Defaults: the paper's.
+
+  Attributes:
+    batch_size: images a replica (GPU) and step.
+    epochs: passes over the training split.
+    classification_loss: "ap_loss" or "focal_loss".
+    delta: half-width of AP-loss's step, in logits.
+    interpolated: whether AP-loss uses interpolated precision.
+    box_loss_weight: weight of the box loss beside the classification loss.
+    optimizer: "sgd" (with momentum), "adam", or tensorflow-addons' "sgdw" and "lamb".
+    learning_rate: after warm-up.
+    momentum: of sgd and sgdw.
+    weight_decay: L2 in the gradient for sgd and adam; decoupled for sgdw and lamb.
+    clip_norm: bound of the gradient's global norm; 0 for none.
+    schedule: "constant", "step" or "cosine" (to 0 at the last step).
+    decay_epochs: where "step" multiplies the rate by decay_factor.
+    decay_factor: see decay_epochs.
+    warmup_steps: steps of linear warm-up.
+    warmup_start_factor: the first step's rate, as a share of learning_rate.
+    seed: of initialisation, data order and augmentation.
+    validate_every_epochs: how often the validation split is evaluated; the last epoch
+      always is.
+    keep_checkpoints: how many of the latest checkpoints stay, beside the best.
+    jit_compile: "auto" (on GPU), "always" or "never": whether XLA compiles the forward
+      and backward pass.
+  """
+
+  batch_size: int = 8
+  epochs: int = 160
+  classification_loss: str = "ap_loss"
+  delta: float = 1.0
+  interpolated: bool = True
+  box_loss_weight: float = 1.0
+  optimizer: str = "sgd"
+  learning_rate: float = 1e-3
+  momentum: float = 0.9
+  weight_decay: float = 1e-4
+  clip_norm: float = 0.0
+  schedule: str = "step"
+  decay_epochs: tuple = (110, 140)
+  decay_factor: float = 0.1
+  warmup_steps: int = 500
+  warmup_start_factor: float = 1 / 3
+  seed: int = 0
+  validate_every_epochs: int = 1
+  keep_checkpoints: int = 2
+  jit_compile: str = "auto"
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  """Post-processing and evaluation. Defaults: the authors' release.
+
+  Attributes:
+    batch_size: images a replica.
+    score_threshold: detections need a score above it.
+    candidates_per_level: anchor-class pairs that a pyramid level may bring to NMS.
+    nms_iou: overlap above which the worse of two boxes of a class goes.
+    max_detections: an image.
+    num_pictures: pictures with boxes that an evaluation writes.
+  """
+
+  batch_size: int = 8
+  score_threshold: float = 0.01
+  candidates_per_level: int = 1000
+  nms_iou: float = 0.5
+  max_detections: int = 100
+  num_pictures: int = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A whole run."""
+
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
+  train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+  eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
+
+  def to_json(self) -> str:
+    return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """The fields and defaults above, for a config file's get_config() to change."""
+  return ml_collections.ConfigDict(dataclasses.asdict(Config()))
+
+
+def resolve(values: Any) -> Config:
+  """A checked Config from nested values.
+
+  Args:
+    values: nested mapping, such as get_config() or a saved config's JSON holds.
+
+  Returns:
+    Config.
+
+  Raises:
+    ValueError: unknown field, wrong type, or a value out of its range; all faults.
+  """
+  faults: list[str] = []
+  sections = {}
+  types = {field.name: field.default_factory for field in dataclasses.fields(Config)}
+  for name in values:
+    if name not in types:
+      faults.append(unknown_field(name))
+  for name, section_type in types.items():
+    section = values[name] if name in values else {}
+    sections[name] = _resolve_section(name, section_type, section, faults)
+  if not faults:
+    config = Config(**sections)
+    faults = _faults(config)
+  if faults:
+    raise ValueError("\n  ".join(["the config has faults:", *faults]))
+  return config
+
+
+def load(path: str) -> Config:
+  """Config from the JSON file that a run saved."""
+  with open(path, encoding="utf-8") as file:
+    return resolve(json.load(file))
+
+
+def field_names() -> list[str]:
+  """Names of all fields, "section.field"."""
+  return [
+    f"{section.name}.{field.name}"
+    for section in dataclasses.fields(Config)
+    for field in dataclasses.fields(section.default_factory)
+  ]
+
+
+def unknown_field(name: str) -> str:
+  """Message for a field that does not exist."""
+  valid = field_names()
+  near = difflib.get_close_matches(name, valid, n=1)
+  guess = f"; did you mean {near[0]!r}?" if near else ""
+  return "\n    ".join(
+    [f"there is no config field {name!r}{guess} The fields are:", *valid]
+  )
+
+
+def _resolve_section(name, section_type, values, faults):
+  fields = {field.name: field for field in dataclasses.fields(section_type)}
+  resolved = {}
+  for key in values:
+    if key not in fields:
+      faults.append(unknown_field(f"{name}.{key}"))
+      continue
+    default = getattr(section_type(), key)
+    try:
+      resolved[key] = _cast(values[key], default)
+    except (TypeError, ValueError):
+      faults.append(
+        f"{name}.{key} must be of type {type(default).__name__}, got {values[key]!r}"
+      )
+  return section_type(**resolved)
+
+
+def _cast(value, default):
+  """The value in the default's type; integers pass for floats, lists for tuples."""
+  if isinstance(default, tuple):
+    if isinstance(value, str):
+      raise TypeError
+    return tuple(value)
+  if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+    return float(value)
+  if type(value) is not type(default):
+    raise TypeError
+  return value
+
+
+def _faults(config: Config) -> list[str]:
+  model, data, train, evaluation = config.model, config.data, config.train, config.eval
+  choices = [
+    ("data.format", data.format, DATA_FORMATS),
+    ("train.classification_loss", train.classification_loss, CLASSIFICATION_LOSSES),
+    ("train.optimizer", train.optimizer, OPTIMIZERS),
+    ("train.schedule", train.schedule, SCHEDULES),
+    ("train.jit_compile", train.jit_compile, ("auto", "always", "never")),
+  ]
+  faults = [
+    f"{name} must be one of {allowed}, got {value!r}"
+    for name, value, allowed in choices
+    if value not in allowed
+  ]
+  checks = [
+    (
+      len(data.image_size_px) == 2
+      and all(isinstance(s, int) and s > 0 and s % 128 == 0 for s in data.image_size_px),
+      "data.image_size_px must be (height, width), multiples of 128 (P7's stride), "
+      f"got {data.image_size_px}",
+    ),
+    (
+      len(data.zoom_range) == 2 and 0 < data.zoom_range[0] <= data.zoom_range[1],
+      f"data.zoom_range must be (low, high) with 0 < low <= high, got {data.zoom_range}",
+    ),
+    (
+      0 <= data.horizontal_flip <= 1,
+      f"data.horizontal_flip must be a probability, got {data.horizontal_flip}",
+    ),
+    (
+      data.format == "shapes" or data.root,
+      "data.root must name the dataset's folder: --config.data.root=...",
+    ),
+    (
+      0 <= model.negative_iou <= model.positive_iou <= 1 and model.positive_iou > 0,
+      "0 <= model.negative_iou <= model.positive_iou <= 1 must hold, got "
+      f"{model.negative_iou} and {model.positive_iou}",
+    ),
+    (
+      model.anchor_octave_scales and min(model.anchor_octave_scales) > 0,
+      f"model.anchor_octave_scales must be positive, got {model.anchor_octave_scales}",
+    ),
+    (
+      model.anchor_aspect_ratios and min(model.anchor_aspect_ratios) > 0,
+      f"model.anchor_aspect_ratios must be positive, got {model.anchor_aspect_ratios}",
+    ),
+    (train.delta > 0, f"train.delta must be positive, got {train.delta}"),
+    (
+      0 <= evaluation.score_threshold < 1,
+      f"eval.score_threshold must lie in [0, 1), got {evaluation.score_threshold}",
+    ),
+  ]
+  for name in (
+    "model.fpn_channels",
+    "model.head_convolutions",
+    "model.anchor_base_scale",
+    "data.max_image_pixels",
+    "train.batch_size",
+    "train.epochs",
+    "train.learning_rate",
+    "train.validate_every_epochs",
+    "train.keep_checkpoints",
+    "eval.batch_size",
+    "eval.candidates_per_level",
+    "eval.max_detections",
+  ):
+    section, field = name.split(".")
+    value = getattr(getattr(config, section), field)
+    checks.append((value > 0, f"{name} must be positive, got {value}"))
+  for name in ("box_loss_weight", "weight_decay", "clip_norm", "warmup_steps"):
+    value = getattr(train, name)
+    checks.append((value >= 0, f"train.{name} must not be negative, got {value}"))
+  return faults + [message for holds, message in checks if not holds]
+
+
+def differences(saved: Config, current: Config) -> list[str]:
+  """Fields that differ, "section.field: saved -> current", of those that shape a run.
+
+  What may change between two starts of one run is left out: evaluation, where the data
+  lies and whether it is checked.
+  """
+  free = {"data.root", "data.check_images", "train.keep_checkpoints"}
+  found = []
+  for name in field_names():
+    section, field = name.split(".")
+    if section == "eval" or name in free:
+      continue
+    before = getattr(getattr(saved, section), field)
+    after = getattr(getattr(current, section), field)
+    if before != after:
+      found.append(f"{name}: {before!r} -> {after!r}")
+  return found
+
+
+def define_flag(default_path: str):
+  """Defines --config=<file> with --config.<section>.<field>=<value> overrides."""
+  return config_flags.DEFINE_config_file(
+    "config", default_path, "Config file; override a field by --config.<field>=<value>."
+  )
+
+
+def run(main) -> None:
+  """absl's app.run, with an error that lists the fields where an override is wrong.
+
+  Errors that the user can mend (ValueError) are printed without a traceback.
+  """
+
+  def guarded_main(argv: Sequence[str]):
+    if len(argv) > 1:
+      sys.exit(f"error: unexpected argument {argv[1]!r}; flags are --name=value")
+    try:
+      return main(argv)
+    except (ValueError, FileNotFoundError) as error:
+      sys.exit(f"error: {error}")
+
+  app.run(guarded_main, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv):
+  for argument in argv[1:]:
+    name, _, _ = argument.lstrip("-").partition("=")
+    if name.startswith("config.") and name[len("config.") :] not in field_names():
+      sys.exit(f"error: {unknown_field(name[len('config.') :])}")
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, TypeError, AttributeError, KeyError, OSError) as error:
+    sys.exit(f"error: {error}")

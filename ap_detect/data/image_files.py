@@ -1,0 +1,344 @@
+"""Checks image files and the objects annotated in them, and makes records of both.
+
+The readers parse annotations into AnnotatedImages; what holds for any format is here.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import os
+import re
+
+import numpy as np
+import tensorflow as tf
+from PIL import JpegImagePlugin, PngImagePlugin
+
+from ap_detect import images
+from ap_detect.data import dataset
+
+MAX_IMAGE_PIXELS = 50_000_000
+
+# Annotation tools round and count pixels from 0 or from 1: that far is no error.
+OVERSHOOT_PX = 1.0
+
+# PNG's limit, the larger one.
+_MAX_SIDE_PX = 2**31 - 1
+
+# By the file's first bytes: its name may lie, and no other decoder of Pillow's is run.
+_HEADER_READERS = {
+  b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
+  b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
+}
+
+
+@dataclasses.dataclass
+class AnnotatedObject:
+  """An object as its annotation has it.
+
+  Attributes:
+    label: how faults name it, such as "object 2".
+    box: (ymin, xmin, ymax, xmax), continuous coordinates in pixels; finite.
+    class_id: 1..K; None where a fault left none.
+    ignored: whether it is difficult or a crowd; None where a fault left it open.
+    area: squared pixels; None stands for the box's own.
+    faulty: whether a fault was noted already, so that it will be left out.
+  """
+
+  label: str
+  box: tuple[float, float, float, float]
+  class_id: int | None
+  ignored: bool | None
+  area: float | None = None
+  faulty: bool = False
+
+
+@dataclasses.dataclass
+class AnnotatedImage:
+  """An image as its annotation has it.
+
+  Attributes:
+    image_id: the dataset's own id.
+    path: of the image file, which need not exist; None where a fault left none.
+    annotation: path of the file that annotates it.
+    size: (height, width) by the annotation, or None where it has none.
+    objects: list of AnnotatedObject.
+    faulty: whether a fault was noted already, so that it will be left out.
+  """
+
+  image_id: int | str
+  path: str | None
+  annotation: str
+  size: tuple[int, int] | None = None
+  objects: list[AnnotatedObject] = dataclasses.field(default_factory=list)
+  faulty: bool = False
+
+
+def number_classes(class_names):
+  """Class ids 1..K of names, as a dict in that order.
+
+  Raises:
+    ValueError: a name comes twice.
+  """
+  class_ids = {name: number for number, name in enumerate(class_names, start=1)}
+  if len(class_ids) != len(class_names):
+    raise ValueError(f"class names must differ from each other, got {class_names}")
+  return class_ids
+
+
+def annotated_size(height, width):
+  """(height, width) as an annotation has it, or None for the zeros of one left open.
+
+  Raises:
+    ValueError: no image can have that size.
+  """
+  if not (0 <= height <= _MAX_SIDE_PX and 0 <= width <= _MAX_SIDE_PX):
+    raise ValueError(f"has an impossible size: {width} x {height} pixels")
+  return (height, width) if height and width else None
+
+
+def read_parts(source, readers):
+  """Calls all readers on one source, so that one fault does not hide the next.
+
+  Args:
+    source: what is read.
+    readers: functions of the source; each raises ValueError with the reason of a fault.
+
+  Returns:
+    (values, reasons): a value a reader, None where it failed, and a list of reasons.
+  """
+  values, reasons = [], []
+  for read in readers:
+    try:
+      values.append(read(source))
+    except ValueError as error:
+      values.append(None)
+      reasons.append(str(error))
+  return values, reasons
+
+
+def make_records(annotated, faults, *, root, check_images, max_image_pixels):
+  """Records of the images and objects that are sound.
+
+  Args:
+    annotated: list of AnnotatedImage.
+    faults: list of lines, extended by every fault found here.
+    root: folder that the paths in faults are relative to.
+    check_images: whether every file is also decoded, not only its header read.
+    max_image_pixels: more pixels than that, by the header, are a fault.
+
+  Returns:
+    List of dataset.ImageRecord, in the order given; without the faulty.
+  """
+  paths = list(dict.fromkeys(image.path for image in annotated if image.path))
+  sizes, broken = read_sizes(paths, max_image_pixels=max_image_pixels)
+  if check_images:
+    broken.update(find_undecodable(list(sizes)))
+  records = []
+  for image in annotated:
+    if image.path in broken:
+      faults.append(f"{os.path.relpath(image.path, root)}: {broken[image.path]}")
+    record = _make_record(image, sizes.get(image.path), faults, root)
+    if record is not None and image.path not in broken:
+      records.append(record)
+  return records
+
+
+def refuse_faults(faults, records, class_names, *, skip_faulty):
+  """Raises DataError for faults that may not be skipped, or if skipping leaves nothing.
+
+  Args:
+    faults: list of lines, one a fault.
+    records: what is left without the faulty.
+    class_names: names of the classes.
+    skip_faulty: whether the faulty may be left out.
+  """
+  if faults and not skip_faulty:
+    raise dataset.DataError(faults)
+  for kind, left in (("image", records), ("class", class_names)):
+    if not left:
+      raise dataset.DataError([*faults, f"there is no sound {kind}"])
+
+
+def read_sizes(paths, *, max_image_pixels=MAX_IMAGE_PIXELS):
+  """Sizes of JPEG and PNG files, from their headers alone.
+
+  Args:
+    paths: list of paths.
+    max_image_pixels: more than that are a fault.
+
+  Returns:
+    (sizes, faults): dict of path to (height, width), and dict of path to reason; each
+    path is in one of the two.
+  """
+  sizes, faults = {}, {}
+  # Threads hide the wait for the disk.
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    results = pool.map(lambda path: read_parts(path, [_read_size]), paths)
+    for path, ((size,), reasons) in zip(paths, results):
+      if not reasons and size[0] * size[1] > max_image_pixels:
+        reasons = [
+          f"its header claims {_format(size)} pixels, more than {max_image_pixels} in all"
+        ]
+      if reasons:
+        faults[path] = reasons[0]
+      else:
+        sizes[path] = size
+  return sizes, faults
+
+
+def find_undecodable(paths):
+  """Decodes files as training does, on all CPU cores, and keeps what fails.
+
+  Damage that the decoder mends in silence (wrong pixels in a JPEG of full length) is
+  not found.
+
+  Args:
+    paths: list of paths; check their sizes first, for a small file can claim pixels
+      enough to fill the memory.
+
+  Returns:
+    Dict of path to reason, of those that fail.
+  """
+
+  def decode(index, path):
+    # What is not returned is not computed, but pixels would have to be copied.
+    return index, tf.size(images.decode_image(tf.io.read_file(path)))
+
+  if not paths:
+    return {}
+  files = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), paths))
+  decoded = files.map(decode, tf.data.AUTOTUNE, deterministic=False)
+  sound = {int(index) for index, _ in decoded.ignore_errors().as_numpy_iterator()}
+  suspects = [path for index, path in enumerate(paths) if index not in sound]
+  reasons = {path: _decoding_error(path) for path in suspects}
+  return {path: reason for path, reason in reasons.items() if reason}
+
+
+def check_boxes(boxes_yxyx, height, width):
+  """Boxes clipped to their image, and what is wrong with any.
+
+  Args:
+    boxes_yxyx: [G, 4], continuous coordinates in pixels; finite.
+    height: of the image, pixels.
+    width: of the image, pixels.
+
+  Returns:
+    (clipped, reasons): [G, 4] float32, and a dict of index to reason. Up to 1 pixel
+    outside is clipped without being a fault.
+
+  Example:
+    >>> clipped, reasons = check_boxes([[0, -1, 5, 9], [0, 7, 5, 6]], 10, 8)
+    >>> clipped[0].tolist(), reasons
+    ([0.0, 0.0, 5.0, 8.0], {1: 'has xmax 6 <= xmin 7'})
+  """
+  exact = np.asarray(boxes_yxyx, np.float64).reshape(-1, 4)
+  inside = np.clip(exact, 0, [height, width, height, width])
+  clipped = inside.astype(np.float32)
+  outside = (np.abs(exact - inside) > OVERSHOOT_PX).any(axis=1)
+  empty = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+  return clipped, {
+    int(index): _box_reason(exact[index].tolist(), height, width, outside[index])
+    for index in np.flatnonzero(outside | empty)
+  }
+
+
+def _make_record(image, size, faults, root):
+  """The image's record, or None if it is faulty; faults gets what is found.
+
+  Without a size from the file, the annotation's own still serves to check the boxes.
+  """
+  declared = image.size or size
+  if declared is None:
+    return None
+  clipped, reasons = check_boxes([item.box for item in image.objects], *declared)
+  found = [f"{image.objects[index].label} {reasons[index]}" for index in reasons]
+  if size is not None and declared != size:
+    found.append(_size_reason(declared, size, os.path.relpath(image.path, root)))
+  if found:
+    source = os.path.relpath(image.annotation, root)
+    faults.extend(f"{source}: {fault}" for fault in found)
+  if image.faulty or declared != size:
+    return None
+  sound = [
+    index
+    for index, item in enumerate(image.objects)
+    if index not in reasons and not item.faulty
+  ]
+  return _to_record(image, size, sound, clipped[sound])
+
+
+def _to_record(image, size, sound, sound_boxes):
+  objects = [image.objects[index] for index in sound]
+  areas = np.prod(sound_boxes[:, 2:] - sound_boxes[:, :2], axis=1)
+  for index, item in enumerate(objects):
+    if item.area is not None:
+      areas[index] = item.area
+  return dataset.ImageRecord(
+    image_id=image.image_id,
+    image=image.path,
+    height=size[0],
+    width=size[1],
+    boxes=sound_boxes,
+    classes=np.array([item.class_id for item in objects], np.int32),
+    ignored=np.array([item.ignored for item in objects], bool),
+    areas=areas,
+  )
+
+
+def _read_size(path):
+  """(height, width) from the header; ValueError with the reason if there is none."""
+  if not os.path.isfile(path):
+    raise ValueError("there is no such file")
+  try:
+    with open(path, "rb") as file:
+      start = file.read(8)
+      file.seek(0)
+      for magic, reader in _HEADER_READERS.items():
+        if start.startswith(magic):
+          width, height = reader(file).size
+          break
+      else:
+        raise ValueError("neither JPEG nor PNG, by its first bytes")
+  except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on bad headers.
+    raise ValueError(f"its header cannot be read: {error}") from error
+  if width <= 0 or height <= 0:
+    raise ValueError(f"its header claims {width} x {height} pixels")
+  return height, width
+
+
+def _decoding_error(path):
+  """Why a file cannot be decoded, or None if it can."""
+  try:
+    images.decode_image(tf.io.read_file(path))
+  except (tf.errors.OpError, ValueError) as error:
+    message = getattr(error, "message", None) or str(error)
+    message = re.sub(r"\{\{.*?\}\} |\[Op:\w+\].*", "", message).strip()
+    return f"truncated or damaged: {message}"
+  return None
+
+
+def _box_reason(box, height, width, outside):
+  """What is wrong with a box: inverted, outside, or too thin for float32."""
+  ymin, xmin, ymax, xmax = box
+  for axis, low, high in (("x", xmin, xmax), ("y", ymin, ymax)):
+    if high <= low:
+      return f"has {axis}max {high:g} <= {axis}min {low:g}"
+  problem = "leaves" if outside else "has no area inside"
+  return (
+    f"{problem} the image of {_format((height, width))} pixels: "
+    f"x {xmin:g} to {xmax:g}, y {ymin:g} to {ymax:g}"
+  )
+
+
+def _size_reason(declared, size, file):
+  turned = ", perhaps turned by its EXIF data" if declared == size[::-1] else ""
+  return (
+    f"is for an image of {_format(declared)} pixels, "
+    f"but {file} has {_format(size)}{turned}"
+  )
+
+
+def _format(size):
+  """Width x height, as people write sizes."""
+  return f"{size[1]} x {size[0]}"

@@ -1,0 +1,106 @@
+"""Anchors x ground truth -> what the network is to answer at every anchor."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from ap_detect import boxes as box_ops
+from ap_detect.losses.labels import BACKGROUND, IGNORED
+
+
+class Targets(NamedTuple):
+  """What the network is to answer.
+
+  Attributes:
+    labels: [B, A] int32; IGNORED, BACKGROUND or the class 1..K.
+    box_targets: [B, A, 4] float32, as `boxes.encode` gives them; 0 where the anchor is
+      not positive.
+    num_unmatched_objects: [] int32, objects to which no anchor was assigned.
+  """
+
+  labels: tf.Tensor
+  box_targets: tf.Tensor
+  num_unmatched_objects: tf.Tensor
+
+
+def match_anchors(
+  anchors,
+  boxes,
+  classes,
+  ignored,
+  *,
+  positive_iou=0.5,
+  negative_iou=0.4,
+  force_match=True,
+):
+  """Assigns each anchor an object, the background, or nothing.
+
+  An anchor whose IoU with an object is at least `positive_iou` is positive for the
+  object of largest IoU; one whose largest IoU is below `negative_iou` is background;
+  what lies between is ignored. With `force_match` every anchor that ties for an
+  object's best IoU (above 0) is positive too, for its own object of largest IoU
+  (authors' release). A background anchor is ignored where a crowd or difficult object
+  covers at least the share `negative_iou` of the anchor's area.
+
+  Args:
+    anchors: [A, 4] float32, yxyx, pixels.
+    boxes: [B, G, 4] float32, yxyx, pixels; padding where classes is 0.
+    classes: [B, G] integer; 1..K, 0 for padding.
+    ignored: [B, G] bool; crowd or difficult objects.
+    positive_iou: IoU from which an anchor is positive.
+    negative_iou: IoU below which an anchor is background.
+    force_match: whether an object may take its best anchors below `positive_iou`.
+
+  Returns:
+    Targets.
+  """
+  anchors = tf.convert_to_tensor(anchors, tf.float32)
+  is_object = (classes > 0) & ~ignored
+  iou = tf.where(is_object[..., tf.newaxis], box_ops.iou(boxes, anchors), 0.0)
+  best_iou = _max_over_objects(iou)
+  matched = tf.argmax(iou, axis=1, output_type=tf.int32)
+  is_positive = best_iou >= positive_iou
+  if force_match:
+    is_positive |= _is_best_of_some_object(iou)
+  is_between = best_iou >= negative_iou
+  is_ignored = is_between | _is_covered(anchors, boxes, ignored, negative_iou)
+  labels = tf.where(
+    is_positive,
+    tf.gather(tf.cast(classes, tf.int32), matched, batch_dims=1),
+    tf.where(is_ignored, IGNORED, BACKGROUND),
+  )
+  return Targets(
+    labels,
+    _box_targets(anchors, tf.gather(boxes, matched, batch_dims=1), is_positive),
+    _count_unmatched(is_object, matched, is_positive),
+  )
+
+
+def _max_over_objects(values):
+  """[B, G, A] -> [B, A], 0 where there are no objects at all."""
+  return tf.reduce_max(tf.pad(values, [[0, 0], [0, 1], [0, 0]]), axis=1)
+
+
+def _is_best_of_some_object(iou):
+  best_of_object = tf.reduce_max(iou, axis=2, keepdims=True)
+  return tf.reduce_any((iou == best_of_object) & (iou > 0), axis=1)
+
+
+def _is_covered(anchors, boxes, ignored, share):
+  covered = box_ops.intersection(boxes, anchors) / box_ops.area(anchors)
+  return _max_over_objects(tf.where(ignored[..., tf.newaxis], covered, 0.0)) >= share
+
+
+def _box_targets(anchors, matched_boxes, is_positive):
+  is_positive = is_positive[..., tf.newaxis]
+  # Elsewhere the anchor itself, whose offsets are 0, stands in: log(0) never happens.
+  return box_ops.encode(tf.where(is_positive, matched_boxes, anchors), anchors)
+
+
+def _count_unmatched(is_object, matched, is_positive):
+  num_objects = tf.shape(is_object)[1]
+  objects = tf.range(num_objects)[tf.newaxis, :, tf.newaxis]
+  owned = (matched[:, tf.newaxis] == objects) & is_positive[:, tf.newaxis]
+  return tf.reduce_sum(tf.cast(is_object & ~tf.reduce_any(owned, axis=2), tf.int32))

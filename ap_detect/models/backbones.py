@@ -1,0 +1,214 @@
+"""Backbones: pictures in, feature maps C3-C5 out; each owns its input normalisation."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from typing import Callable, NamedTuple
+
+import tensorflow as tf
+
+# Subtracted from BGR by the original (Caffe) ResNet; tf.keras.applications' "caffe" mode.
+RESNET_MEAN_BGR = (103.939, 116.779, 123.68)
+
+
+class _Backbone(NamedTuple):
+  """How to build one backbone.
+
+  Attributes:
+    build: (input tensor, weights or None) -> Keras model.
+    normalize: [B, H, W, 3] RGB 0..255 float32 -> what the weights were trained on.
+    level_ends: names of the last layers of C1..C5, of strides 2, 4, 8, 16, 32.
+  """
+
+  build: Callable
+  normalize: Callable
+  level_ends: tuple[str, ...]
+
+
+class InputNormalization(tf.keras.layers.Layer):
+  """A backbone's input normalisation as the network's first layer."""
+
+  def __init__(self, normalize, **kwargs):
+    super().__init__(**kwargs)
+    self._normalize = normalize
+
+  def call(self, images):
+    return self._normalize(images)
+
+
+def build_backbone(
+  name, image_size, *, weights="", frozen_levels=0, freeze_batch_norm=False
+):
+  """A backbone as a Keras model from pixels to feature maps.
+
+  Args:
+    name: "resnet50", "resnet101" (tf.keras.applications), "resnet18" or
+      "efficientnet_lite0" (keras-cv).
+    image_size: (height, width) of the input, pixels; multiples of 32.
+    weights: "" for none, "imagenet" (ResNet-50/101; downloaded by Keras), or the path
+      of a file that Keras' load_weights reads.
+    frozen_levels: 0 to 5; layers up to the end of C<n> are not trained.
+    freeze_batch_norm: whether batch normalisation keeps the statistics it has; right
+      where the weights are pretrained, wrong where they are not.
+
+  Returns:
+    tf.keras.Model: [B, H, W, 3] float32 RGB 0..255 -> [C3, C4, C5], of strides 8, 16
+    and 32.
+
+  Raises:
+    ValueError: unknown name, a weights file that is missing or does not fit, or sizes
+      that are no multiples of 32.
+  """
+  if name not in _BACKBONES:
+    raise ValueError(f"model.backbone must be one of {sorted(_BACKBONES)}, got {name!r}")
+  if any(side % 32 for side in image_size):
+    raise ValueError(f"image height and width must be multiples of 32, got {image_size}")
+  if not 0 <= frozen_levels <= 5:
+    raise ValueError(f"model.frozen_levels must be 0 to 5, got {frozen_levels}")
+  spec = _BACKBONES[name]
+  images = tf.keras.Input((*image_size, 3), name="images")
+  normalized = InputNormalization(spec.normalize, name="input_normalization")(images)
+  with _quiet_keras_cv():
+    network = spec.build(tf.keras.Input((*image_size, 3)), _weights(name, weights))
+    features = tf.keras.Model(
+      network.inputs, [network.get_layer(end).output for end in spec.level_ends[2:]]
+    )
+  _freeze(network, spec.level_ends, frozen_levels, freeze_batch_norm=freeze_batch_norm)
+  return tf.keras.Model(images, features(normalized), name=name)
+
+
+def _weights(name, weights):
+  if weights in ("", "imagenet"):
+    if weights == "imagenet" and name not in ("resnet50", "resnet101"):
+      raise ValueError(
+        f"weights 'imagenet' exist for resnet50 and resnet101; {name} takes the path "
+        "of a weights file, or '' for none"
+      )
+    return weights or None
+  if not os.path.isfile(weights):
+    raise ValueError(f"model.backbone_weights: no file {weights!r}")
+  return weights
+
+
+def _freeze(network, level_ends, frozen_levels, *, freeze_batch_norm):
+  names = [layer.name for layer in network.layers]
+  num_frozen = names.index(level_ends[frozen_levels - 1]) + 1 if frozen_levels else 0
+  for position, layer in enumerate(network.layers):
+    is_batch_norm = isinstance(layer, tf.keras.layers.BatchNormalization)
+    if position < num_frozen or (is_batch_norm and freeze_batch_norm):
+      layer.trainable = False
+
+
+def _build_keras_resnet(constructor_name):
+  def build(images, weights):
+    constructor = getattr(tf.keras.applications, constructor_name)
+    builtin = weights if weights == "imagenet" else None
+    network = constructor(include_top=False, weights=builtin, input_tensor=images)
+    if weights != builtin:
+      _load_weights(network, weights)
+    return network
+
+  return build
+
+
+def _build_resnet18(images, weights):
+  import keras_cv
+
+  network = keras_cv.models.ResNetBackbone(
+    stackwise_filters=[64, 128, 256, 512],
+    stackwise_blocks=[2, 2, 2, 2],
+    stackwise_strides=[1, 2, 2, 2],
+    block_type="basic_block",
+    include_rescaling=False,
+    input_tensor=images,
+  )
+  _load_weights(network, weights)
+  return network
+
+
+def _build_efficientnet_lite0(images, weights):
+  import keras_cv
+
+  network = keras_cv.models.EfficientNetLiteBackbone(
+    stackwise_kernel_sizes=[3, 3, 5, 3, 5, 5, 3],
+    stackwise_num_repeats=[1, 2, 2, 3, 3, 4, 1],
+    stackwise_input_filters=[32, 16, 24, 40, 80, 112, 192],
+    stackwise_output_filters=[16, 24, 40, 80, 112, 192, 320],
+    stackwise_expansion_ratios=[1, 6, 6, 6, 6, 6, 6],
+    stackwise_strides=[1, 2, 2, 2, 1, 2, 1],
+    width_coefficient=1.0,
+    depth_coefficient=1.0,
+    include_rescaling=False,
+    input_tensor=images,
+  )
+  _load_weights(network, weights)
+  return network
+
+
+def _load_weights(network, path):
+  if path is None:
+    return
+  try:
+    network.load_weights(path)
+  except (OSError, ValueError, KeyError, IndexError) as error:
+    raise ValueError(
+      f"model.backbone_weights: {path!r} does not fit {network.name}: {error}"
+    ) from error
+
+
+def _resnet_normalize(images):
+  return images[..., ::-1] - tf.constant(RESNET_MEAN_BGR)
+
+
+def _lite_normalize(images):
+  return (images - 127.0) / 128.0
+
+
+@contextlib.contextmanager
+def _quiet_keras_cv():
+  """keras-cv announces its backend on import and trips over Keras' own deprecations."""
+  with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    warnings.simplefilter("ignore", UserWarning)
+    with contextlib.redirect_stdout(io.StringIO()):
+      yield
+
+
+def _keras_resnet_ends(conv4_blocks):
+  return (
+    "conv1_relu",
+    "conv2_block3_out",
+    "conv3_block4_out",
+    f"conv4_block{conv4_blocks}_out",
+    "conv5_block3_out",
+  )
+
+
+_BACKBONES = {
+  "resnet18": _Backbone(
+    _build_resnet18,
+    _resnet_normalize,
+    ("conv1_relu", *(f"v2_stack_{stack}_block2_out" for stack in range(4))),
+  ),
+  "resnet50": _Backbone(
+    _build_keras_resnet("ResNet50"), _resnet_normalize, _keras_resnet_ends(6)
+  ),
+  "resnet101": _Backbone(
+    _build_keras_resnet("ResNet101"), _resnet_normalize, _keras_resnet_ends(23)
+  ),
+  "efficientnet_lite0": _Backbone(
+    _build_efficientnet_lite0,
+    _lite_normalize,
+    # C5 ends before the convolution to 1,280 channels, which only classification needs.
+    (
+      "block1a_project_bn",
+      "block2b_add",
+      "block3b_add",
+      "block5c_add",
+      "block7a_project_bn",
+    ),
+  ),
+}
+BACKBONES = tuple(sorted(_BACKBONES))

@@ -1,0 +1,118 @@
+"""Raw outputs -> detections: decode, keep the best per level, NMS per class."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from ap_detect import boxes as box_ops
+
+
+class Detections(NamedTuple):
+  """Detections of a batch, best score first, padded with zeros to D.
+
+  Attributes:
+    boxes: [B, D, 4] float32, yxyx, pixels of the network's input.
+    scores: [B, D] float32 in (0, 1); sigmoid of the logit.
+    classes: [B, D] int32, 1..K; 0 for padding.
+    num_detections: [B] int32.
+  """
+
+  boxes: tf.Tensor
+  scores: tf.Tensor
+  classes: tf.Tensor
+  num_detections: tf.Tensor
+
+
+def detect(
+  outputs,
+  anchors,
+  *,
+  level_sizes,
+  content_size,
+  score_threshold=0.01,
+  candidates_per_level=1000,
+  nms_iou=0.5,
+  max_detections=100,
+):
+  """Post-processing of the authors' release.
+
+  Args:
+    outputs: retinanet.Outputs.
+    anchors: [A, 4] float32, yxyx, pixels.
+    level_sizes: number of anchors of each pyramid level; they sum to A.
+    content_size: [B, 2] float32, height and width, in pixels of the network's input,
+      of the picture in it; boxes are clipped to it.
+    score_threshold: candidates need a score above it; at least 0.
+    candidates_per_level: box-class pairs a level, best scores first.
+    nms_iou: a box goes where its IoU with a better one of its class is above this.
+    max_detections: D.
+
+  Returns:
+    Detections.
+  """
+  scores, boxes, classes = _candidates(
+    outputs, anchors, level_sizes, candidates_per_level
+  )
+  boxes = box_ops.clip(boxes, content_size[:, :1], content_size[:, 1:])
+  # A box that lay outside the picture has no area left: score 0 never passes.
+  scores = tf.where(box_ops.area(boxes) > 0, scores, 0.0)
+  return Detections(
+    *tf.map_fn(
+      lambda image: _suppress(
+        *image,
+        score_threshold=score_threshold,
+        nms_iou=nms_iou,
+        max_detections=max_detections,
+      ),
+      (boxes, scores, classes),
+      fn_output_signature=(tf.float32, tf.float32, tf.int32, tf.int32),
+    )
+  )
+
+
+def _candidates(outputs, anchors, level_sizes, candidates_per_level):
+  """Best box-class pairs of every level: scores [B, C], boxes [B, C, 4], classes."""
+  num_classes = outputs.class_logits.shape[-1]
+  found_logits, found_boxes, found_classes = [], [], []
+  start = 0
+  for size in level_sizes:
+    level = slice(start, start + size)
+    pairs = tf.reshape(outputs.class_logits[:, level], [-1, size * num_classes])
+    count = min(candidates_per_level, size * num_classes)
+    logits, indices = tf.math.top_k(pairs, count)
+    offsets = tf.gather(
+      outputs.box_outputs[:, level], indices // num_classes, batch_dims=1
+    )
+    level_anchors = tf.gather(anchors[level], indices // num_classes)
+    found_logits.append(logits)
+    found_boxes.append(box_ops.decode(offsets, level_anchors))
+    found_classes.append(indices % num_classes + 1)
+    start += size
+  return (
+    tf.sigmoid(tf.concat(found_logits, axis=1)),
+    tf.concat(found_boxes, axis=1),
+    tf.concat(found_classes, axis=1),
+  )
+
+
+def _suppress(boxes, scores, classes, *, score_threshold, nms_iou, max_detections):
+  """Per-class NMS of one image: boxes of different classes are moved apart."""
+  apart = tf.reduce_max(boxes) + 1.0
+  moved = boxes + (tf.cast(classes, tf.float32) * apart)[:, tf.newaxis]
+  kept, num_kept = tf.raw_ops.NonMaxSuppressionV4(
+    boxes=moved,
+    scores=scores,
+    max_output_size=max_detections,
+    iou_threshold=nms_iou,
+    score_threshold=score_threshold,
+    pad_to_max_output_size=True,
+  )
+  is_kept = tf.range(max_detections) < num_kept
+  return (
+    tf.where(is_kept[:, tf.newaxis], tf.gather(boxes, kept), 0.0),
+    tf.where(is_kept, tf.gather(scores, kept), 0.0),
+    tf.where(is_kept, tf.gather(classes, kept), 0),
+    num_kept,
+  )

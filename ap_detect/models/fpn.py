@@ -1,0 +1,53 @@
+"""Feature pyramid network, P3-P7 (Lin et al. 2017; P6 and P7 as in RetinaNet)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def build_fpn(features, *, channels=256):
+  """Adds a feature pyramid to C3-C5.
+
+  P6 is a stride-2 3x3 convolution on C5, P7 one on ReLU(P6); no normalisation
+  (authors' release).
+
+  Args:
+    features: Keras tensors [C3, C4, C5], [B, h, w, c] each.
+    channels: of every level.
+
+  Returns:
+    Keras tensors [P3, P4, P5, P6, P7], [B, h, w, channels] each.
+  """
+  laterals = [
+    tf.keras.layers.Conv2D(channels, 1, name=f"fpn_lateral{level}")(feature)
+    for level, feature in zip((3, 4, 5), features)
+  ]
+  merged = [laterals[-1]]
+  for lateral in reversed(laterals[:-1]):
+    merged.insert(0, lateral + Upsample2x()(merged[0])[:, : lateral.shape[1], : lateral.shape[2]])
+  pyramid = [
+    tf.keras.layers.Conv2D(channels, 3, padding="same", name=f"fpn_output{level}")(top)
+    for level, top in zip((3, 4, 5), merged)
+  ]
+  p6 = _stride2(channels, "fpn_output6")(features[-1])
+  p7 = _stride2(channels, "fpn_output7")(tf.nn.relu(p6))
+  return [*pyramid, p6, p7]
+
+
+class Upsample2x(tf.keras.layers.Layer):
+  """Nearest-neighbour upsampling by 2, by broadcasting.
+
+  UpSampling2D has no gradient under XLA; this has, and gives the same bits.
+  """
+
+  def call(self, features):
+    _, height, width, channels = features.shape
+    repeated = tf.broadcast_to(
+      features[:, :, tf.newaxis, :, tf.newaxis],
+      [tf.shape(features)[0], height, 2, width, 2, channels],
+    )
+    return tf.reshape(repeated, [-1, 2 * height, 2 * width, channels])
+
+
+def _stride2(channels, name):
+  return tf.keras.layers.Conv2D(channels, 3, strides=2, padding="same", name=name)

@@ -1,0 +1,272 @@
+"""A run's folder: what it holds, and how it is opened again.
+
+    config.json       the resolved config
+    classes.json      the classes 1..K and their ids in the dataset's own files
+    history.json      validation metrics, an entry an evaluated epoch
+    best.json         the best checkpoint, its metrics and score thresholds
+    checkpoints/      the latest epochs: weights, optimiser, epoch
+    best/             weights of the best epoch
+    tensorboard/      event files
+    eval/             what evaluate.py writes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from absl import logging
+
+from ap_detect import anchors as anchor_ops
+from ap_detect import config as config_lib
+from ap_detect.data import coco, folders, shapes, voc
+from ap_detect.metrics.score_thresholds import ScoreThresholds
+from ap_detect.models import backbones, detections, retinanet
+
+CONFIG, CLASSES, HISTORY, BEST = (
+  f"{name}.json" for name in ("config", "classes", "history", "best")
+)
+
+
+class Classes(NamedTuple):
+  """The one mapping of class ids: class k is names[k - 1].
+
+  Attributes:
+    names: [K].
+    category_ids: [K], ids in the files of the dataset that the run was trained on.
+  """
+
+  names: tuple[str, ...]
+  category_ids: tuple[int, ...]
+
+
+def write_json(path: str, value: Any) -> None:
+  """Writes a file that is, at any moment, either its old self or its new one."""
+  temporary = f"{path}.tmp"
+  with open(temporary, "w", encoding="utf-8") as file:
+    json.dump(value, file, indent=2)
+    file.write("\n")
+  os.replace(temporary, path)
+
+
+def read_json(path: str) -> Any:
+  with open(path, encoding="utf-8") as file:
+    return json.load(file)
+
+
+def start(model_dir: str, config: config_lib.Config, classes: Classes) -> None:
+  """Claims a folder for a run, or checks that it holds an earlier start of it.
+
+  Raises:
+    ValueError: the folder belongs to a run of another config or of other classes.
+  """
+  config_path = os.path.join(model_dir, CONFIG)
+  if not os.path.exists(config_path):
+    os.makedirs(model_dir, exist_ok=True)
+    write_json(os.path.join(model_dir, CLASSES), classes._asdict())
+    write_json(config_path, json.loads(config.to_json()))
+    return
+  saved = load_classes(model_dir)
+  if saved != classes:
+    raise ValueError(
+      f"{model_dir} holds a run with {len(saved.names)} classes {saved}, but the data "
+      f"now has {len(classes.names)} classes {classes}; use another --model_dir"
+    )
+  changed = config_lib.differences(config_lib.load(config_path), config)
+  if changed:
+    raise ValueError(
+      "\n  ".join([f"{model_dir} holds a run of another config (saved -> now):", *changed])
+      + "\nUse another --model_dir, or the saved values to resume."
+    )
+
+
+def load_config(model_dir: str) -> config_lib.Config:
+  """The config that a run was started with.
+
+  Raises:
+    ValueError: the folder holds no run.
+  """
+  path = os.path.join(model_dir, CONFIG)
+  if not os.path.isfile(path):
+    raise ValueError(f"--model_dir={model_dir} holds no run: there is no {path}")
+  return config_lib.load(path)
+
+
+def load_classes(model_dir: str) -> Classes:
+  saved = read_json(os.path.join(model_dir, CLASSES))
+  return Classes(tuple(saved["names"]), tuple(saved["category_ids"]))
+
+
+def load_thresholds(model_dir: str) -> ScoreThresholds | None:
+  """Score thresholds of a run's best checkpoint; None where none was evaluated yet."""
+  path = os.path.join(model_dir, BEST)
+  if not os.path.exists(path):
+    return None
+  return ScoreThresholds.from_json(read_json(path)["score_thresholds"])
+
+
+def open_split(config: config_lib.Config, split: str, class_names=()):
+  """Reads one split of a config's dataset, and says what was left out of it.
+
+  Args:
+    config: Config.
+    split: name of the split.
+    class_names: the classes 1..K; () for data.class_names, and where that is empty too,
+      all that the data has.
+
+  Returns:
+    DetectionDataset.
+
+  Raises:
+    DataError: faults in the data, all that were found.
+  """
+  dataset = _read_split(config.data, split, tuple(class_names))
+  for line in dataset.skipped:
+    logging.warning("skipped: %s", line)
+  logging.info(
+    "%s: %d images, %d objects of %d classes%s",
+    split,
+    len(dataset.records),
+    sum(len(record.boxes) for record in dataset.records),
+    len(dataset.class_names),
+    f"; {len(dataset.skipped)} faults skipped" if dataset.skipped else "",
+  )
+  return dataset
+
+
+def _read_split(data, split, class_names):
+  if data.format == "shapes":
+    is_train = split == data.train_split
+    return shapes.make_shapes(
+      split,
+      num_images=data.shapes_train_images if is_train else data.shapes_val_images,
+      image_size_px=data.shapes_size_px,
+      seed=data.shapes_seed,
+    )
+  options = {
+    "class_names": class_names or data.class_names or None,
+    "skip_faulty": data.skip_faulty,
+    "check_images": data.check_images,
+    "max_image_pixels": data.max_image_pixels,
+  }
+  data_format = folders.find_format(data.root) if data.format == "auto" else data.format
+  if data_format == "voc":
+    options["one_based_inclusive"] = data.voc_one_based_inclusive
+    return voc.read_voc(data.root, split, **options)
+  return coco.read_coco(data.root, split, **options)
+
+
+def make_anchors(config: config_lib.Config):
+  """[A, 4] float32 anchors of a config's network, yxyx, pixels of its input."""
+  model = config.model
+  return anchor_ops.generate_anchors(
+    config.data.image_size_px,
+    levels=retinanet.LEVELS,
+    base_scale=model.anchor_base_scale,
+    octave_scales=model.anchor_octave_scales,
+    aspect_ratios=model.anchor_aspect_ratios,
+  )
+
+
+def build_network(config: config_lib.Config, num_classes: int, *, pretrained: bool):
+  """A config's RetinaNet.
+
+  Args:
+    config: Config.
+    num_classes: K.
+    pretrained: whether to read model.backbone_weights; a network whose checkpoint
+      follows needs none.
+
+  Returns:
+    tf.keras.Model, see retinanet.build_retinanet.
+
+  Raises:
+    ValueError: the network's outputs do not fit the anchors.
+  """
+  model, data = config.model, config.data
+  backbone = backbones.build_backbone(
+    model.backbone,
+    data.image_size_px,
+    weights=model.backbone_weights if pretrained else "",
+    frozen_levels=model.frozen_levels,
+    freeze_batch_norm=bool(model.backbone_weights),
+  )
+  network = retinanet.build_retinanet(
+    backbone,
+    num_classes=num_classes,
+    anchors_per_cell=_anchors_per_cell(config),
+    fpn_channels=model.fpn_channels,
+    head_convolutions=model.head_convolutions,
+    head_initializer=model.head_initializer,
+  )
+  num_outputs, num_anchors = network.output.class_logits.shape[1], sum(level_sizes(config))
+  if num_outputs != num_anchors:
+    raise ValueError(
+      f"the head answers for {num_outputs} anchors, but there are {num_anchors}"
+    )
+  return network
+
+
+def level_sizes(config: config_lib.Config) -> list[int]:
+  """Number of anchors of each pyramid level."""
+  return anchor_ops.anchors_per_level(
+    config.data.image_size_px,
+    levels=retinanet.LEVELS,
+    anchors_per_cell=_anchors_per_cell(config),
+  )
+
+
+def make_detect(config: config_lib.Config):
+  """Function (Outputs, content_size [B, 2]) -> Detections, as a config sets it."""
+  anchors, sizes, evaluation = make_anchors(config), level_sizes(config), config.eval
+
+  def detect(outputs, content_size):
+    return detections.detect(
+      outputs,
+      anchors,
+      level_sizes=sizes,
+      content_size=content_size,
+      score_threshold=evaluation.score_threshold,
+      candidates_per_level=evaluation.candidates_per_level,
+      nms_iou=evaluation.nms_iou,
+      max_detections=evaluation.max_detections,
+    )
+
+  return detect
+
+
+def restore_network(network, model_dir: str, checkpoint: str = "") -> str:
+  """Loads a run's weights into a network.
+
+  Args:
+    network: tf.keras.Model.
+    model_dir: the run.
+    checkpoint: "" for the best (the latest where none was evaluated yet), "latest", or
+      a checkpoint's path.
+
+  Returns:
+    Path of the checkpoint.
+
+  Raises:
+    ValueError: there is no such checkpoint, or it does not fit.
+  """
+  path = checkpoint
+  best = os.path.join(model_dir, BEST)
+  if not checkpoint and os.path.exists(best):
+    path = os.path.join(model_dir, "best", read_json(best)["checkpoint"])
+  elif checkpoint in ("", "latest"):
+    path = tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints")) or ""
+  if not path or not os.path.exists(f"{path}.index"):
+    raise ValueError(f"no checkpoint {path or checkpoint or 'yet'!r} in {model_dir}")
+  status = tf.train.Checkpoint(network=network).restore(path)
+  try:
+    status.assert_existing_objects_matched().expect_partial()
+  except AssertionError as error:
+    raise ValueError(f"checkpoint {path} does not fit the network: {error}") from error
+  return path
+
+
+def _anchors_per_cell(config):
+  return len(config.model.anchor_octave_scales) * len(config.model.anchor_aspect_ratios)

@@ -1,0 +1,95 @@
+"""AP-loss and AUC-loss in float64, in loops, written from the paper's formulas."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def step(x, delta):
+  """The piecewise step f, eq. 14."""
+  if x < -delta:
+    return 0.0
+  if x > delta:
+    return 1.0
+  return x / (2 * delta) + 0.5
+
+
+def split(logits, labels):
+  """Scores and flat positions of the positives and of the negatives.
+
+  Args:
+    logits: [R, K] float array.
+    labels: [R] integer array; -1 ignored, 0 background, 1..K the class.
+
+  Returns:
+    (positions of the positives, positions of the negatives), lists into logits.flat.
+  """
+  positives, negatives = [], []
+  rows, classes = logits.shape
+  for row in range(rows):
+    for k in range(classes):
+      if labels[row] == -1:
+        continue
+      is_positive = labels[row] == k + 1
+      (positives if is_positive else negatives).append(row * classes + k)
+  return positives, negatives
+
+
+def primary_terms(scores, i, positives, negatives, delta):
+  """L_ij of positive i for every negative j, eq. 3 with eq. 14."""
+  rank = 1.0
+  for k in positives:
+    if k != i:
+      rank += step(scores[k] - scores[i], delta)
+  steps = np.array([step(scores[j] - scores[i], delta) for j in negatives])
+  rank += steps.sum()
+  return steps / rank
+
+
+def ap_loss(logits, labels, delta=1.0, interpolated=True):
+  """Algorithm 1.
+
+  Args:
+    logits: [R, K] float array; taken as float64.
+    labels: [R] integer array.
+    delta: half-width of the step.
+    interpolated: whether to use interpolated precision.
+
+  Returns:
+    (loss, gradient [R, K] float64).
+  """
+  scores = np.asarray(logits, np.float64).ravel()
+  positives, negatives = split(np.asarray(logits), labels)
+  gradient = np.zeros(scores.size)
+  max_precision = 0.0
+  precisions = []
+  for i in sorted(positives, key=lambda i: scores[i]):
+    terms = primary_terms(scores, i, positives, negatives, delta)
+    precision = 1.0 - terms.sum()
+    if not interpolated or precision >= max_precision:
+      max_precision = precision
+    else:
+      terms = terms * (1 - max_precision) / (1 - precision)
+    precisions.append(max_precision)
+    gradient[i] = -terms.sum()
+    for term, j in zip(terms, negatives):
+      gradient[j] += term
+  if not positives:
+    return 0.0, gradient.reshape(np.shape(logits))
+  loss = 1.0 - np.mean(precisions)
+  return loss, (gradient / len(positives)).reshape(np.shape(logits))
+
+
+def auc_loss(logits, labels, delta=1.0):
+  """AUC-loss, eq. 7 with eq. 14, and its error-driven update; as `ap_loss`."""
+  scores = np.asarray(logits, np.float64).ravel()
+  positives, negatives = split(np.asarray(logits), labels)
+  gradient = np.zeros(scores.size)
+  loss = 0.0
+  for i in positives:
+    for j in negatives:
+      term = step(scores[j] - scores[i], delta) / len(negatives) / len(positives)
+      loss += term
+      gradient[i] -= term
+      gradient[j] += term
+  return loss, gradient.reshape(np.shape(logits))
