@@ -6,10 +6,11 @@ import dataclasses
 import difflib
 import json
 import sys
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import ml_collections
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 DATA_FORMATS = ("auto", "voc", "coco", "shapes")
@@ -207,7 +208,7 @@ def resolve(values: Any) -> Config:
     if name not in types:
       faults.append(unknown_field(name))
   for name, section_type in types.items():
-    section = values[name] if name in values else {}
+    section = values.get(name, {})
     sections[name] = _resolve_section(name, section_type, section, faults)
   if not faults:
     config = Config(**sections)
@@ -265,7 +266,11 @@ def _cast(value, default):
     if isinstance(value, str):
       raise TypeError
     return tuple(value)
-  if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+  if (
+    isinstance(default, float)
+    and isinstance(value, int)
+    and not isinstance(value, bool)
+  ):
     return float(value)
   if type(value) is not type(default):
     raise TypeError
@@ -289,7 +294,9 @@ def _faults(config: Config) -> list[str]:
   checks = [
     (
       len(data.image_size_px) == 2
-      and all(isinstance(s, int) and s > 0 and s % 128 == 0 for s in data.image_size_px),
+      and all(
+        isinstance(s, int) and s > 0 and s % 128 == 0 for s in data.image_size_px
+      ),
       "data.image_size_px must be (height, width), multiples of 128 (P7's stride), "
       f"got {data.image_size_px}",
     ),
@@ -373,18 +380,26 @@ def define_flag(default_path: str):
   )
 
 
-def run(main) -> None:
-  """absl's app.run, with an error that lists the fields where an override is wrong.
+def run(main, *, takes_arguments=False) -> None:
+  """absl's app.run, with errors that a user can act on.
 
-  Errors that the user can mend (ValueError) are printed without a traceback.
+  A wrong override lists the fields there are. Faults in what the user gave (ValueError,
+  OSError) are printed without a traceback, unless --verbosity=1.
+
+  Args:
+    main: function of argv.
+    takes_arguments: whether there may be arguments that are no flags.
   """
 
   def guarded_main(argv: Sequence[str]):
-    if len(argv) > 1:
+    if len(argv) > 1 and not takes_arguments:
       sys.exit(f"error: unexpected argument {argv[1]!r}; flags are --name=value")
     try:
       return main(argv)
-    except (ValueError, FileNotFoundError) as error:
+    except KeyboardInterrupt:
+      sys.exit(130)
+    except (ValueError, OSError) as error:
+      logging.debug("where it was raised:", exc_info=True)
       sys.exit(f"error: {error}")
 
   app.run(guarded_main, flags_parser=_parse_flags)

@@ -71,7 +71,9 @@ def scale_and_translate(images, output_size, scale, translation=(0.0, 0.0)):
     antialias=True,
   )
   inside = [
-    _inside(tf.shape(images)[1 + axis], output_size[axis], scale[axis], translation[axis])
+    _inside(
+      tf.shape(images)[1 + axis], output_size[axis], scale[axis], translation[axis]
+    )
     for axis in (0, 1)
   ]
   mask = inside[0][:, tf.newaxis, tf.newaxis] & inside[1][tf.newaxis, :, tf.newaxis]

@@ -5,7 +5,7 @@ from ap_detect.config import default_config
 
 def get_config():
   config = default_config()
-  config.model.backbone = "resnet18"
+  config.model.backbone = "resnet10"
   config.model.backbone_weights = ""
   config.model.frozen_levels = 0
   config.model.fpn_channels = 64

@@ -1,0 +1,1 @@
+"""Commands: python -m ap_detect.commands.<name>."""

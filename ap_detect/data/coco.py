@@ -6,7 +6,8 @@ import functools
 import glob
 import json
 import os
-import sys
+
+import numpy as np
 
 from ap_detect.data import dataset, folders, image_files
 
@@ -18,6 +19,8 @@ _LAYOUTS = (
 )
 
 _PROBED_IMAGES = 20
+
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 def read_coco(
@@ -160,7 +163,7 @@ def _read_categories(items, source):
     faults.append(f"{source}: has no categories")
   if faults:
     raise dataset.DataError(faults)
-  return dict(sorted(names.items()))
+  return names
 
 
 def _choose_categories(names, class_names, source):
@@ -281,9 +284,8 @@ def _read_class(class_ids, names, item):
   if category not in names:
     raise ValueError(f"names category {category}, which is not in the file")
   if category not in class_ids:
-    wanted = [names[wanted_id] for wanted_id in class_ids]
     name = names[category]
-    raise ValueError(f"has class {name!r}, which is not in the list {wanted}")
+    raise ValueError(f"has class {name!r}, which is not in the list of classes")
   return class_ids[category]
 
 
@@ -314,8 +316,8 @@ def _read_area(item):
 
 
 def _is_number(value):
-  """Whether a value is a finite number that a float can hold."""
-  return type(value) in (int, float) and abs(value) <= sys.float_info.max
+  """Whether a value is a finite number that float32 can hold."""
+  return type(value) in (int, float) and abs(value) <= _LARGEST_FLOAT32
 
 
 def _get(item, key, kinds, *default):

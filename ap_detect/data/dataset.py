@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Union
 
 import numpy as np
 
@@ -34,8 +33,8 @@ class ImageRecord:
       annotation's own area (of the mask) in COCO, the box's area elsewhere.
   """
 
-  image_id: Union[int, str]
-  image: Union[str, np.ndarray]
+  image_id: int | str
+  image: str | np.ndarray
   height: int
   width: int
   boxes: np.ndarray

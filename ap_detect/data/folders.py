@@ -1,4 +1,4 @@
-"""Where things lie in a folder of data: its format, its parts, and names kept inside."""
+"""Where things lie in a folder of data: its format, its parts, safe file names."""
 
 from __future__ import annotations
 
@@ -123,11 +123,11 @@ def path_inside(folder, name, allowed):
   drive, _ = os.path.splitdrive(name)
   unsafe = os.path.isabs(name) or drive or ".." in re.split(r"[\\/]", name)
   if not name or "\0" in name or unsafe:
-    raise ValueError(f"the name {name!r} leaves the data folder")
+    raise ValueError(f"names {name!r}, which leaves the data folder")
   path = os.path.join(folder, name)
   real = os.path.realpath(path)
   if not any(real.startswith(top.rstrip(os.sep) + os.sep) for top in allowed):
-    raise ValueError(f"the name {name!r} is a link that leaves the data folder")
+    raise ValueError(f"names {name!r}, a link that leaves the data folder")
   return path
 
 

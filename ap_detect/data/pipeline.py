@@ -89,14 +89,14 @@ def images_of_step(num_images, step, *, batch_size, seed=0):
   return [int(index) for _, index in stream]
 
 
-def evaluation_batches(dataset, *, image_size, batch_size):
-  """Every image of a split once, in order, unaugmented.
+def evaluation_batches(records, *, image_size, batch_size):
+  """Every image once, in order, unaugmented.
 
   The last batch is filled up with its last image, so that all batches are of one size;
   whoever reads it stops at the number of records.
 
   Args:
-    dataset: DetectionDataset with at least one image.
+    records: ImageRecords, at least one.
     image_size: (height, width) of the network's input, pixels.
     batch_size: images a batch, over all replicas.
 
@@ -105,8 +105,8 @@ def evaluation_batches(dataset, *, image_size, batch_size):
     float32, pixels of the input a pixel of the picture, `content_size` [B, 2] float32,
     height and width of the picture in the input.
   """
-  load_image = _image_loader(dataset.records)
-  count = len(dataset.records)
+  load_image = _image_loader(records)
+  count = len(records)
 
   def make_example(index):
     image = load_image(tf.minimum(index, count - 1))
@@ -142,7 +142,9 @@ def _example_loader(dataset):
   records = dataset.records
   load_image = _image_loader(records)
   splits = tf.constant(np.cumsum([0, *(len(r.boxes) for r in records)]), tf.int64)
-  boxes = tf.constant(np.concatenate([r.boxes.reshape(-1, 4) for r in records]), tf.float32)
+  boxes = tf.constant(
+    np.concatenate([r.boxes.reshape(-1, 4) for r in records]), tf.float32
+  )
   classes = tf.constant(np.concatenate([r.classes for r in records]), tf.int32)
   ignored = tf.constant(np.concatenate([r.ignored for r in records]), tf.bool)
 

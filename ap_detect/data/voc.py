@@ -54,7 +54,8 @@ def read_voc(
     difficult objects are ignored; boxes up to 1 pixel outside their image are clipped.
 
   Raises:
-    dataset.DataError: lists all faults, each with file, object (from 1) and reason.
+    dataset.DataError: lists all faults, each with file, object (from 1) and reason;
+      coordinates in it are continuous.
     ValueError: class_names has a name twice.
   """
   root = os.fspath(root)
@@ -227,7 +228,7 @@ def _read_class(class_ids, element):
   if not name:
     raise ValueError("has no name")
   if name not in class_ids:
-    raise ValueError(f"has class {name!r}, which is not in the list {list(class_ids)}")
+    raise ValueError(f"has class {name!r}, which is not in the list of classes")
   return class_ids[name]
 
 

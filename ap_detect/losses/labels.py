@@ -35,3 +35,31 @@ def check_logits_and_labels(logits, labels):
       f"labels must have shape {logits.shape[:-1]}, one for each anchor of the "
       f"logits {logits.shape}, got {labels.shape}"
     )
+
+
+def check_values(labels, classes, is_tensor):
+  """Checks that labels lie in [IGNORED, classes], where they are known now.
+
+  Labels of a traced function are not known: the losses become NaN for those.
+
+  Args:
+    labels: [...] integer tensor.
+    classes: K.
+    is_tensor: whether the caller passed a tensor, rather than an array or a list.
+
+  Raises:
+    ValueError: a label is out of range and the caller passed no tensor.
+    InvalidArgumentError: a label is out of range and the caller passed a tensor.
+  """
+  values = tf.get_static_value(labels)
+  if values is None or values.size == 0:
+    return
+  if values.min() >= IGNORED and values.max() <= classes:
+    return
+  message = (
+    f"labels must lie in [{IGNORED}, {classes}], for logits of {classes} classes; got "
+    f"values from {values.min()} to {values.max()}"
+  )
+  if is_tensor and tf.executing_eagerly():
+    raise tf.errors.InvalidArgumentError(None, None, message)
+  raise ValueError(message)

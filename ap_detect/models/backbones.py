@@ -45,7 +45,7 @@ def build_backbone(
   """A backbone as a Keras model from pixels to feature maps.
 
   Args:
-    name: "resnet50", "resnet101" (tf.keras.applications), "resnet18" or
+    name: "resnet50", "resnet101" (tf.keras.applications), "resnet18", "resnet10" or
       "efficientnet_lite0" (keras-cv).
     image_size: (height, width) of the input, pixels; multiples of 32.
     weights: "" for none, "imagenet" (ResNet-50/101; downloaded by Keras), or the path
@@ -63,9 +63,13 @@ def build_backbone(
       that are no multiples of 32.
   """
   if name not in _BACKBONES:
-    raise ValueError(f"model.backbone must be one of {sorted(_BACKBONES)}, got {name!r}")
+    raise ValueError(
+      f"model.backbone must be one of {sorted(_BACKBONES)}, got {name!r}"
+    )
   if any(side % 32 for side in image_size):
-    raise ValueError(f"image height and width must be multiples of 32, got {image_size}")
+    raise ValueError(
+      f"image height and width must be multiples of 32, got {image_size}"
+    )
   if not 0 <= frozen_levels <= 5:
     raise ValueError(f"model.frozen_levels must be 0 to 5, got {frozen_levels}")
   spec = _BACKBONES[name]
@@ -114,19 +118,22 @@ def _build_keras_resnet(constructor_name):
   return build
 
 
-def _build_resnet18(images, weights):
-  import keras_cv
+def _build_basic_resnet(filters, blocks_per_stage):
+  def build(images, weights):
+    import keras_cv
 
-  network = keras_cv.models.ResNetBackbone(
-    stackwise_filters=[64, 128, 256, 512],
-    stackwise_blocks=[2, 2, 2, 2],
-    stackwise_strides=[1, 2, 2, 2],
-    block_type="basic_block",
-    include_rescaling=False,
-    input_tensor=images,
-  )
-  _load_weights(network, weights)
-  return network
+    network = keras_cv.models.ResNetBackbone(
+      stackwise_filters=filters,
+      stackwise_blocks=[blocks_per_stage] * 4,
+      stackwise_strides=[1, 2, 2, 2],
+      block_type="basic_block",
+      include_rescaling=False,
+      input_tensor=images,
+    )
+    _load_weights(network, weights)
+    return network
+
+  return build
 
 
 def _build_efficientnet_lite0(images, weights):
@@ -186,11 +193,19 @@ def _keras_resnet_ends(conv4_blocks):
   )
 
 
+def _basic_resnet_ends(blocks):
+  return ("conv1_relu", *(f"v2_stack_{i}_block{blocks}_out" for i in range(4)))
+
+
 _BACKBONES = {
+  # For short runs from scratch on a CPU: a third of ResNet-18's time.
+  "resnet10": _Backbone(
+    _build_basic_resnet([64, 96, 128, 160], 1), _resnet_normalize, _basic_resnet_ends(1)
+  ),
   "resnet18": _Backbone(
-    _build_resnet18,
+    _build_basic_resnet([64, 128, 256, 512], 2),
     _resnet_normalize,
-    ("conv1_relu", *(f"v2_stack_{stack}_block2_out" for stack in range(4))),
+    _basic_resnet_ends(2),
   ),
   "resnet50": _Backbone(
     _build_keras_resnet("ResNet50"), _resnet_normalize, _keras_resnet_ends(6)

@@ -59,7 +59,9 @@ def build_retinanet(
       initializer=head_initializer,
       **options,
     )
-    flat = [tf.keras.layers.Reshape((-1, outputs_per_anchor))(level) for level in levels]
+    flat = [
+      tf.keras.layers.Reshape((-1, outputs_per_anchor))(level) for level in levels
+    ]
     return tf.keras.layers.Concatenate(axis=1, name=f"{options['name']}_outputs")(flat)
 
   class_logits = head(num_classes, output_bias=heads.PRIOR_LOGIT, name="class_head")

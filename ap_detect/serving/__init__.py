@@ -1,0 +1,1 @@
+"""The exported graph: signatures, labels, versions."""

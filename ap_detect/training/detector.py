@@ -98,6 +98,4 @@ class Detector(tf.keras.Model):
     decay = self._train.weight_decay
     if not decay or self._train.optimizer in optimizers.DECOUPLED_WEIGHT_DECAY:
       return gradients
-    return [
-      gradient + decay * weight for gradient, weight in zip(gradients, weights)
-    ]
+    return [gradient + decay * weight for gradient, weight in zip(gradients, weights)]

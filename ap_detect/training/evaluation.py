@@ -7,14 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from absl import logging
 from PIL import Image
 
 from ap_detect import drawing
 from ap_detect import images as image_ops
 from ap_detect.data import pipeline
 from ap_detect.metrics import coco
-from ap_detect.training import distribution
 from ap_detect.training import run as run_lib
 
 
@@ -60,22 +58,25 @@ class Evaluator:
 
     self._detect = detect
 
-  def detect(self, dataset):
-    """Detections of every image of a DetectionDataset, in its order."""
+  def detect(self, records):
+    """ImageDetections of every ImageRecord, in their order."""
     batches = pipeline.evaluation_batches(
-      dataset, image_size=self._image_size, batch_size=self._batch_size
+      records, image_size=self._image_size, batch_size=self._batch_size
     )
     found = []
     for batch in self._strategy.experimental_distribute_dataset(batches):
       for replica in zip(
-        *(self._strategy.experimental_local_results(part) for part in self._detect(batch))
+        *(
+          self._strategy.experimental_local_results(part)
+          for part in self._detect(batch)
+        )
       ):
         found.extend(_split_batch(*(part.numpy() for part in replica)))
-    return found[: len(dataset.records)]
+    return found[: len(records)]
 
   def evaluate(self, dataset):
     """(CocoEvaluation, list of ImageDetections, COCO results) of a DetectionDataset."""
-    found = self.detect(dataset)
+    found = self.detect(dataset.records)
     results = []
     for record, image in zip(dataset.records, found):
       results += coco.coco_results(record.image_id, *image, dataset.category_ids)
@@ -89,11 +90,28 @@ def load_pixels(record):
   return record.image
 
 
-def draw_found(pixels, found, class_names, thresholds):
-  """Picture with the detections that reach their class's score threshold.
+def draw_found(pixels, found, class_names):
+  """Picture with boxes, labels and scores.
 
   Args:
     pixels: [H, W, 3] uint8.
+    found: ImageDetections.
+    class_names: [K].
+
+  Returns:
+    [H', W', 3] uint8.
+  """
+  labels = [class_names[k - 1] for k in found.classes]
+  return drawing.draw_detections(
+    pixels, found.boxes, labels, classes=found.classes, scores=found.scores
+  )
+
+
+def draw_comparison(record, found, class_names, thresholds):
+  """Ground truth beside the detections that reach their class's score threshold.
+
+  Args:
+    record: ImageRecord.
     found: ImageDetections.
     class_names: [K].
     thresholds: ScoreThresholds.
@@ -101,26 +119,11 @@ def draw_found(pixels, found, class_names, thresholds):
   Returns:
     [H', W', 3] uint8.
   """
-  kept = keep_confident(found, class_names, thresholds)
-  return drawing.draw_detections(
-    pixels,
-    kept.boxes,
-    [class_names[k - 1] for k in kept.classes],
-    classes=kept.classes,
-    scores=kept.scores,
-  )
-
-
-def draw_comparison(record, found, class_names, thresholds):
-  """Ground truth of an ImageRecord beside what `draw_found` shows."""
   pixels = load_pixels(record)
-  truth = drawing.draw_detections(
-    pixels,
-    record.boxes,
-    [class_names[k - 1] for k in record.classes],
-    classes=record.classes,
-  )
-  return drawing.side_by_side(truth, draw_found(pixels, found, class_names, thresholds))
+  labels = [class_names[k - 1] for k in record.classes]
+  truth = drawing.draw_detections(pixels, record.boxes, labels, classes=record.classes)
+  confident = keep_confident(found, class_names, thresholds)
+  return drawing.side_by_side(truth, draw_found(pixels, confident, class_names))
 
 
 def keep_confident(found, class_names, thresholds):
@@ -144,27 +147,23 @@ def evaluate_run(model_dir, *, split="", checkpoint=""):
   Returns:
     CocoEvaluation.
   """
-  config = run_lib.load_config(model_dir)
-  classes = run_lib.load_classes(model_dir)
-  dataset = run_lib.open_split(config, split or config.data.val_split, classes.names)
-  strategy = distribution.make_strategy()
-  with strategy.scope():
-    network = run_lib.build_network(config, len(classes.names), pretrained=False)
-  path = run_lib.restore_network(network, model_dir, checkpoint)
-  logging.info("evaluating %s on %d images", path, len(dataset.records))
-  evaluation, found, results = Evaluator(network, config, strategy).evaluate(dataset)
+  restored = run_lib.restore(model_dir, checkpoint)
+  config, names = restored.config, restored.classes.names
+  dataset = run_lib.open_split(config, split or config.data.val_split, names)
+  evaluator = Evaluator(restored.network, config, restored.strategy)
+  evaluation, found, results = evaluator.evaluate(dataset)
   folder = os.path.join(model_dir, "eval")
   os.makedirs(folder, exist_ok=True)
   run_lib.write_json(os.path.join(folder, "metrics.json"), evaluation.to_json())
   run_lib.write_json(os.path.join(folder, "detections.json"), results)
-  thresholds = run_lib.load_thresholds(model_dir) or evaluation.score_thresholds
+  thresholds = run_lib.load_thresholds(model_dir)
   pictures = os.path.join(folder, "pictures")
   os.makedirs(pictures, exist_ok=True)
   for record, image in list(zip(dataset.records, found))[: config.eval.num_pictures]:
-    comparison = draw_comparison(record, image, classes.names, thresholds)
+    comparison = draw_comparison(record, image, names, thresholds)
     Image.fromarray(comparison).save(os.path.join(pictures, f"{record.image_id}.png"))
   print(coco.format_table(evaluation))
-  print(f"\ncheckpoint   {path}\nmetrics      {folder}/metrics.json")
+  print(f"\ncheckpoint   {restored.checkpoint}\nmetrics      {folder}/metrics.json")
   print(f"detections   {folder}/detections.json\npictures     {pictures}/")
   return evaluation
 

@@ -1,13 +1,13 @@
 """A run's folder: what it holds, and how it is opened again.
 
-    config.json       the resolved config
-    classes.json      the classes 1..K and their ids in the dataset's own files
-    history.json      validation metrics, an entry an evaluated epoch
-    best.json         the best checkpoint, its metrics and score thresholds
-    checkpoints/      the latest epochs: weights, optimiser, epoch
-    best/             weights of the best epoch
-    tensorboard/      event files
-    eval/             what evaluate.py writes
+config.json       the resolved config
+classes.json      the classes 1..K and their ids in the dataset's own files
+history.json      validation metrics, an entry an evaluated epoch
+best.json         the best checkpoint, its metrics and score thresholds
+checkpoints/      the latest epochs: weights, optimiser, epoch
+best/             weights of the best epoch
+tensorboard/      event files
+eval/             what evaluate.py writes
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ap_detect import config as config_lib
 from ap_detect.data import coco, folders, shapes, voc
 from ap_detect.metrics.score_thresholds import ScoreThresholds
 from ap_detect.models import backbones, detections, retinanet
+from ap_detect.training import distribution
 
 CONFIG, CLASSES, HISTORY, BEST = (
   f"{name}.json" for name in ("config", "classes", "history", "best")
@@ -77,7 +78,9 @@ def start(model_dir: str, config: config_lib.Config, classes: Classes) -> None:
   changed = config_lib.differences(config_lib.load(config_path), config)
   if changed:
     raise ValueError(
-      "\n  ".join([f"{model_dir} holds a run of another config (saved -> now):", *changed])
+      "\n  ".join(
+        [f"{model_dir} holds a run of another config (saved -> now):", *changed]
+      )
       + "\nUse another --model_dir, or the saved values to resume."
     )
 
@@ -99,11 +102,30 @@ def load_classes(model_dir: str) -> Classes:
   return Classes(tuple(saved["names"]), tuple(saved["category_ids"]))
 
 
-def load_thresholds(model_dir: str) -> ScoreThresholds | None:
-  """Score thresholds of a run's best checkpoint; None where none was evaluated yet."""
+def load_thresholds(model_dir: str, score_threshold: float | None = None):
+  """Scores that detections need to be shown or served.
+
+  Args:
+    model_dir: a run's folder.
+    score_threshold: one threshold for all classes; None for the run's own, which were
+      best by F1 on its validation split at the best checkpoint.
+
+  Returns:
+    ScoreThresholds.
+
+  Raises:
+    ValueError: the run has none yet.
+  """
+  names = load_classes(model_dir).names
+  if score_threshold is not None:
+    same = dict.fromkeys(names, score_threshold)
+    return ScoreThresholds(score_threshold, 0.0, same, dict.fromkeys(names))
   path = os.path.join(model_dir, BEST)
   if not os.path.exists(path):
-    return None
+    raise ValueError(
+      f"{model_dir} was not validated yet, so that it has no score thresholds; train on, "
+      "or give --score_threshold"
+    )
   return ScoreThresholds.from_json(read_json(path)["score_thresholds"])
 
 
@@ -201,7 +223,10 @@ def build_network(config: config_lib.Config, num_classes: int, *, pretrained: bo
     head_convolutions=model.head_convolutions,
     head_initializer=model.head_initializer,
   )
-  num_outputs, num_anchors = network.output.class_logits.shape[1], sum(level_sizes(config))
+  num_outputs, num_anchors = (
+    network.output.class_logits.shape[1],
+    sum(level_sizes(config)),
+  )
   if num_outputs != num_anchors:
     raise ValueError(
       f"the head answers for {num_outputs} anchors, but there are {num_anchors}"
@@ -237,34 +262,61 @@ def make_detect(config: config_lib.Config):
   return detect
 
 
-def restore_network(network, model_dir: str, checkpoint: str = "") -> str:
-  """Loads a run's weights into a network.
+class RestoredRun(NamedTuple):
+  """A trained network and what belongs to it.
+
+  Attributes:
+    config: Config.
+    classes: Classes.
+    network: tf.keras.Model of images -> Outputs.
+    strategy: the tf.distribute strategy that holds its variables.
+    checkpoint: path of the weights.
+  """
+
+  config: config_lib.Config
+  classes: Classes
+  network: tf.keras.Model
+  strategy: tf.distribute.Strategy
+  checkpoint: str
+
+
+def restore(model_dir: str, checkpoint: str = "", *, strategy=None) -> RestoredRun:
+  """Opens a run at a checkpoint.
 
   Args:
-    network: tf.keras.Model.
-    model_dir: the run.
+    model_dir: the run's folder.
     checkpoint: "" for the best (the latest where none was evaluated yet), "latest", or
       a checkpoint's path.
-
-  Returns:
-    Path of the checkpoint.
+    strategy: tf.distribute strategy; None for all GPUs, or the CPU.
 
   Raises:
-    ValueError: there is no such checkpoint, or it does not fit.
+    ValueError: no such run or checkpoint, or the checkpoint does not fit.
   """
+  config, path = load_config(model_dir), _find_checkpoint(model_dir, checkpoint)
+  classes = load_classes(model_dir)
+  strategy = strategy or distribution.make_strategy()
+  with strategy.scope():
+    network = build_network(config, len(classes.names), pretrained=False)
+  status = tf.train.Checkpoint(network=network).restore(path)
+  try:
+    status.assert_existing_objects_matched().expect_partial()
+  except AssertionError as error:
+    raise ValueError(f"checkpoint {path} does not fit the network: {error}") from error
+  logging.info("restored %s", path)
+  return RestoredRun(config, classes, network, strategy, path)
+
+
+def _find_checkpoint(model_dir, checkpoint):
   path = checkpoint
   best = os.path.join(model_dir, BEST)
   if not checkpoint and os.path.exists(best):
     path = os.path.join(model_dir, "best", read_json(best)["checkpoint"])
   elif checkpoint in ("", "latest"):
     path = tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints")) or ""
-  if not path or not os.path.exists(f"{path}.index"):
-    raise ValueError(f"no checkpoint {path or checkpoint or 'yet'!r} in {model_dir}")
-  status = tf.train.Checkpoint(network=network).restore(path)
-  try:
-    status.assert_existing_objects_matched().expect_partial()
-  except AssertionError as error:
-    raise ValueError(f"checkpoint {path} does not fit the network: {error}") from error
+  if not os.path.exists(f"{path}.index"):
+    raise ValueError(
+      f"there is no checkpoint {path}" if path else f"{model_dir} has no checkpoint yet"
+    )
   return path
 
 

@@ -30,7 +30,10 @@ def _write_huge_png(path, height=100_000, width=100_000):
   path.write_bytes(
     b"\x89PNG\r\n\x1a\n"
     + b"".join(
-      struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+      struct.pack(">I", len(data))
+      + kind
+      + data
+      + struct.pack(">I", zlib.crc32(kind + data))
       for kind, data in chunks
     )
   )

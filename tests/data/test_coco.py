@@ -40,7 +40,9 @@ def test_given_class_names_choose_and_order_the_categories(coco, faults_of):
   data = read_coco(coco.root, "val2017", class_names=["dog", "cat"])
   assert (data.class_names, data.category_ids) == (("dog", "cat"), (18, 17))
   np.testing.assert_array_equal(data.records[0].classes, [2, 1])
-  expected = [f"{SOURCE}: annotation 71 has class 'dog', which is not in the list ['cat']"]
+  expected = [
+    f"{SOURCE}: annotation 71 has class 'dog', which is not in the list of classes"
+  ]
   assert faults_of(read_coco, coco.root, "val2017", class_names=["cat"]) == expected
   data = read_coco(coco.root, "val2017", class_names=["cat"], skip_faulty=True)
   assert (list(data.skipped), data.category_ids) == (expected, (17,))
@@ -113,7 +115,7 @@ ANNOTATION_FAULTS = {
     {"bbox": [5, 6, 27, 14]},
     "leaves the image of 30 x 20 pixels: x 5 to 32, y 6 to 20",
   ),
-  "far outside": ({"bbox": [1e308, 0, 1e308, 4]}, "leaves the image of 30 x 20 pixels"),
+  "far outside": ({"bbox": [2e38, 0, 2e38, 4]}, "leaves the image of 30 x 20 pixels"),
   "nan": ({"bbox": [5, math.nan, 5, 5]}, "has bbox [5, nan, 5, 5], not four finite"),
   "infinite": ({"bbox": [5, 5, math.inf, 5]}, "has bbox [5, 5, inf, 5], not four"),
   "beyond float": ({"bbox": [10**400, 5, 5, 5]}, "has bbox [1000"),
@@ -129,6 +131,7 @@ ANNOTATION_FAULTS = {
   ),
   "crowd": ({"iscrowd": 2}, "has iscrowd 2, neither 0 nor 1"),
   "negative area": ({"area": -1}, "has area -1, not a finite number from 0 up"),
+  "area beyond float32": ({"area": 1e300}, "has area 1e+300, not a finite number"),
   "area nan": ({"area": math.nan}, "has area nan, not a finite number from 0 up"),
 }
 
@@ -158,14 +161,16 @@ def test_faulty_annotation_is_named_or_skipped(coco, faults_of, kind):
 def test_faulty_annotation_id(coco, faults_of, identity, reason):
   coco.content["annotations"][1]["id"] = identity
   coco.save()
-  assert faults_of(read_coco, coco.root, "val") == [f"{SOURCE}: annotations[1] {reason}"]
+  assert faults_of(read_coco, coco.root, "val") == [
+    f"{SOURCE}: annotations[1] {reason}"
+  ]
 
 
 # Faults of image 4 in the JSON file: the fields that change, and the fault.
 IMAGE_ENTRY_FAULTS = {
   "other size": (
     {"width": 60},
-    "image 4 ...",
+    "gives val2017/4.jpg 60 x 20 pixels, but it has 30 x 20",
   ),
   "id twice": ({"id": 7}, "images[1] has id 7, which an earlier one has too"),
   "id as text": ({"id": "4"}, "images[1] has id '4', not int"),
@@ -175,10 +180,173 @@ IMAGE_ENTRY_FAULTS = {
   "no name": ({"file_name": None}, "image 4 has file_name None, not str"),
   "leaves": (
     {"file_name": "../../etc/passwd"},
-    "image 4 the name '../../etc/passwd' leaves the data folder",
+    "image 4 names '../../etc/passwd', which leaves the data folder",
   ),
   "absolute": (
     {"file_name": "/etc/passwd"},
-    "image 4 the name '/etc/passwd' leaves the data folder",
+    "image 4 names '/etc/passwd', which leaves the data folder",
   ),
 }
+
+
+@pytest.mark.parametrize("kind", IMAGE_ENTRY_FAULTS)
+def test_faulty_image_entry_is_named_or_skipped(coco, faults_of, kind):
+  changes, reason = IMAGE_ENTRY_FAULTS[kind]
+  coco.content["images"][1].update(changes)
+  coco.save()
+  (fault,) = faults_of(read_coco, coco.root, "val")
+  start, dots, _ = f"{SOURCE}: {reason}".partition("...")
+  assert fault.startswith(start) if dots else fault == start
+  data = read_coco(coco.root, "val", skip_faulty=True)
+  assert data.skipped == (fault,)
+  assert [record.image_id for record in data.records] == [7]
+
+
+def test_sizes_may_be_left_open(coco):
+  del coco.content["images"][1]["height"], coco.content["images"][1]["width"]
+  coco.save()
+  record = read_coco(coco.root, "val").records[1]
+  assert (record.height, record.width) == (20, 30)
+
+
+@pytest.mark.parametrize("kind", ["missing", "truncated", "huge"])
+def test_faulty_image_is_named_or_skipped(coco, faults_of, write_huge_png, kind):
+  path = coco.root / "val2017/4.jpg"
+  if kind == "missing":
+    path.unlink()
+  elif kind == "huge":
+    write_huge_png(path)
+    coco.content["images"][1].update(height=100_000, width=100_000)
+  else:
+    path.write_bytes(path.read_bytes()[:-60])
+  coco.save()
+  reasons = {
+    "missing": "there is no such file",
+    "truncated": "truncated or damaged: ",
+    "huge": "its header claims 100000 x 100000 pixels, more than 50000000 in all",
+  }
+  (fault,) = faults_of(read_coco, coco.root, "val")
+  assert fault.startswith(f"val2017/4.jpg: {reasons[kind]}")
+  data = read_coco(coco.root, "val", skip_faulty=True)
+  assert [record.image_id for record in data.records] == [7]
+  assert data.skipped == (fault,)
+
+
+def test_link_that_leaves_the_folder(coco, faults_of, tmp_path_factory, write_image):
+  path = coco.root / "val2017/4.jpg"
+  path.unlink()
+  path.symlink_to(write_image(tmp_path_factory.mktemp("outside") / "secret.jpg"))
+  coco.save()
+  assert faults_of(read_coco, coco.root, "val") == [
+    f"{SOURCE}: image 4 names '4.jpg', a link that leaves the data folder"
+  ]
+
+
+def test_all_faults_are_listed_together(coco, faults_of):
+  coco.content["images"].append({"id": 7})
+  coco.annotate(70, 5, 19, [1, 2, 3])
+  coco.annotate(73, 7, 17, [20, 2, 15, 3])
+  (coco.root / "val2017/4.jpg").unlink()
+  coco.save()
+  assert faults_of(read_coco, coco.root, "val") == [
+    f"{SOURCE}: images[2] has id 7, which an earlier one has too",
+    f"{SOURCE}: images[2] has file_name None, not str",
+    f"{SOURCE}: annotations[2] has id 70, which an earlier one has too",
+    f"{SOURCE}: annotations[2] names image 5, which is not in the file",
+    f"{SOURCE}: annotations[2] names category 19, which is not in the file",
+    f"{SOURCE}: annotations[2] has bbox [1, 2, 3], not four finite numbers",
+    f"{SOURCE}: annotation 73 leaves the image of 30 x 20 pixels: x 20 to 35, y 2 to 5",
+    "val2017/4.jpg: there is no such file",
+  ]
+
+
+# Faults of the whole file: its text, and how the fault goes on after its path.
+FILE_FAULTS = {
+  "malformed": ('{"images": [', ["cannot be read as JSON: "]),
+  "deep": ("[" * 200_000, ["cannot be read as JSON: "]),
+  "no text": ("\udcff", ["cannot be read as JSON: "]),
+  "a list": ("[]", ["is not a JSON object"]),
+  "no keys": (
+    '{"images": [1]}',
+    [
+      f"'{key}' must be a list of objects"
+      for key in ("images", "annotations", "categories")
+    ],
+  ),
+  "no images": (
+    '{"images": [], "annotations": [], "categories": []}',
+    ["names no image"],
+  ),
+  "no categories": (
+    '{"images": [{}], "annotations": [], "categories": []}',
+    ["has no categories"],
+  ),
+  "categories": (
+    '{"images": [{}], "annotations": [], "categories": [{"id": 1, "name": "cat"}, '
+    '{"id": 1}, {"id": "2", "name": "cat"}]}',
+    [
+      "categories[1] has id 1, which an earlier one has too",
+      "categories[1] has name None, not str",
+      "categories[2] has id '2', not int",
+      "categories[2] has name 'cat', which another category has too",
+    ],
+  ),
+}
+
+
+@pytest.mark.parametrize("skip_faulty", [False, True])
+@pytest.mark.parametrize("kind", FILE_FAULTS)
+def test_faults_of_the_whole_file(coco, faults_of, kind, skip_faulty):
+  text, reasons = FILE_FAULTS[kind]
+  path = coco.save()
+  path.write_bytes(text.encode(errors="surrogateescape"))
+  faults = faults_of(read_coco, coco.root, "val", skip_faulty=skip_faulty)
+  assert len(faults) == len(reasons)
+  for fault, reason in zip(faults, reasons):
+    assert fault.startswith(f"{SOURCE}: {reason}")
+
+
+def test_missing_folders_and_files(coco, faults_of):
+  root = coco.root
+  assert faults_of(read_coco, root / "none", "val") == [
+    f"{root}/none: there is no such folder"
+  ]
+  coco.save()
+  assert faults_of(read_coco, root, "test") == [
+    f"{root}: no annotations of split 'test': looked for "
+    "annotations/instances_test.json, annotations/test.json, "
+    f"test/_annotations.coco.json; there are {root}/{SOURCE}"
+  ]
+  coco.save("annotations/instances_val2014.json")
+  assert faults_of(read_coco, root, "val") == [
+    f"{root}: the split 'val' could be any of "
+    f"{root}/annotations/instances_val2014.json, "
+    f"{root}/annotations/instances_val2017.json; say which"
+  ]
+  (fault,) = faults_of(read_coco, root, "val", annotations=root / "none.json")
+  assert fault.startswith("none.json: cannot be read as JSON: ")
+  assert faults_of(read_coco, root, "val2017", images=root / "none") == [
+    f"{root}/none: there is no such folder"
+  ]
+  (root / "val2017").rename(root / "pictures")
+  assert faults_of(read_coco, root, "val2017") == [
+    f"{root}: no folder of images: looked for {root}/val2017, {root}/images/val2017, "
+    f"{root}/images"
+  ]
+
+
+@pytest.mark.parametrize(
+  ("split", "images", "objects", "crowds"),
+  [("train2017", 96, 945, 20), ("val", 48, 663, 16)],
+)
+def test_real_data(real_data, split, images, objects, crowds):
+  data = read_coco(real_data("coco_mini"), split)
+  assert len(data.records) == images and data.skipped == ()
+  assert (len(data.class_names), data.category_ids[-1]) == (80, 90)
+  assert sum(len(record.boxes) for record in data.records) == objects
+  assert sum(record.ignored.sum() for record in data.records) == crowds
+  path = real_data("coco_mini") / "annotations"
+  content = json.loads(next(path.glob(f"instances_{split}*.json")).read_text())
+  areas = sorted(item["area"] for item in content["annotations"])
+  read = np.sort(np.concatenate([record.areas for record in data.records]))
+  np.testing.assert_allclose(read, areas, rtol=1e-6)

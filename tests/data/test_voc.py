@@ -33,7 +33,9 @@ def test_reads_boxes_classes_and_images_without_objects(voc):
   np.testing.assert_array_equal(first.areas, [7 * 10, 14 * 25])
   np.testing.assert_array_equal(first.ignored, [False, False])
   assert second.boxes.shape == (0, 4) and second.areas.shape == (0,)
-  types = {field: getattr(first, field).dtype for field in ("boxes", "classes", "areas")}
+  types = {
+    field: getattr(first, field).dtype for field in ("boxes", "classes", "areas")
+  }
   assert types == {"boxes": np.float32, "classes": np.int32, "areas": np.float32}
 
 
@@ -74,7 +76,9 @@ def test_split_lines_may_have_the_column_of_a_class(voc):
   data = read_voc(voc.root, "cat_train")
   assert [record.image_id for record in data.records] == ["a", "b", "cell 1"]
   voc.split("plain", "cell 1")
-  assert [record.image_id for record in read_voc(voc.root, "plain").records] == ["cell 1"]
+  assert [record.image_id for record in read_voc(voc.root, "plain").records] == [
+    "cell 1"
+  ]
 
 
 def test_image_is_found_by_stem_first_then_by_filename(voc, write_image):
@@ -94,7 +98,9 @@ def test_overshoot_of_one_pixel_is_clipped(voc):
   np.testing.assert_array_equal(record.areas, [600])
 
 
-@pytest.mark.parametrize("size", ["", "<size><width>0</width><height>0</height></size>"])
+@pytest.mark.parametrize(
+  "size", ["", "<size><width>0</width><height>0</height></size>"]
+)
 def test_size_may_be_left_open(voc, size):
   item = voc.object_xml("cat", 2, 3, 12, 10)
   voc.write_xml("b", f"<annotation>{size}{item}</annotation>")
@@ -125,7 +131,7 @@ OBJECT_FAULTS = {
   ),
   "unknown class": (
     ("cow", 2, 3, 12, 10),
-    "has class 'cow', which is not in the list ['cat', 'dog']",
+    "has class 'cow', which is not in the list of classes",
   ),
   "no name": (("", 2, 3, 12, 10), "has no name"),
   "difficult": (
@@ -175,11 +181,11 @@ FILE_FAULTS = {
   ),
   "other size": (
     "<annotation><size><width>60</width><height>40</height></size></annotation>",
-    "is for an image of 60 x 40 pixels, but JPEGImages/b.jpg has 30 x 20",
+    "gives JPEGImages/b.jpg 60 x 40 pixels, but it has 30 x 20",
   ),
   "turned": (
     "<annotation><size><width>20</width><height>30</height></size></annotation>",
-    "is for an image of 20 x 30 pixels, but JPEGImages/b.jpg has 30 x 20, "
+    "gives JPEGImages/b.jpg 20 x 30 pixels, but it has 30 x 20, "
     "perhaps turned by its EXIF data",
   ),
   "size in words": (
@@ -187,7 +193,8 @@ FILE_FAULTS = {
     "has height and width ['9', 'wide'], not integers",
   ),
   "absurd size": (
-    f"<annotation><size><width>{'9' * 400}</width><height>9</height></size></annotation>",
+    "<annotation><size><width>9</width><height>%s</height></size></annotation>"
+    % ("9" * 400),
     "has an impossible size: ...",
   ),
   "negative size": (
@@ -257,8 +264,8 @@ def test_pixel_limit(voc, faults_of):
 def test_split_line_that_leaves_the_folder(voc, faults_of, name):
   voc.split("bad", "a", name)
   (fault,) = faults_of(read_voc, voc.root, "bad")
-  assert fault.startswith("ImageSets/Main/bad.txt: line 2: the name '")
-  assert fault.endswith("' leaves the data folder")
+  assert fault.startswith("ImageSets/Main/bad.txt: line 2: names '")
+  assert fault.endswith("', which leaves the data folder")
   assert len(read_voc(voc.root, "bad", skip_faulty=True).records) == 1
 
 
@@ -267,7 +274,7 @@ def test_filename_that_leaves_the_folder(voc, faults_of, name):
   voc.add("c", extra=f"<filename>{name}</filename>", image="")
   voc.split("bad", "a", "c")
   assert faults_of(read_voc, voc.root, "bad") == [
-    f"Annotations/c.xml: the name '{name}' leaves the data folder"
+    f"Annotations/c.xml: names '{name}', which leaves the data folder"
   ]
 
 
@@ -280,9 +287,9 @@ def test_link_that_leaves_the_folder(voc, faults_of, tmp_path_factory, write_ima
   annotation.unlink()
   annotation.symlink_to(outside)
   assert faults_of(read_voc, voc.root, "train") == [
-    "ImageSets/Main/train.txt: line 2: the name 'b.xml' is a link that leaves the data "
-    "folder",
-    "Annotations/a.xml: the name 'a.jpg' is a link that leaves the data folder",
+    "ImageSets/Main/train.txt: line 2: "
+    "names 'b.xml', a link that leaves the data folder",
+    "Annotations/a.xml: names 'a.jpg', a link that leaves the data folder",
   ]
 
 
@@ -309,7 +316,7 @@ def test_all_faults_are_listed_together(voc, faults_of):
   faults = faults_of(read_voc, voc.root, "bad", class_names=["cat", "dog"])
   starts = [
     "ImageSets/Main/bad.txt: line 2: 'a' was named",
-    "ImageSets/Main/bad.txt: line 3: the name '../x.xml' leaves",
+    "ImageSets/Main/bad.txt: line 3: names '../x.xml', which leaves",
     "Annotations/c.xml: object 1 has class 'cow'",
     "Annotations/c.xml: object 2 has xmin 'x'",
     "Annotations/d.xml: is not well-formed XML",
@@ -320,6 +327,15 @@ def test_all_faults_are_listed_together(voc, faults_of):
   assert len(faults) == len(starts)
   for fault, start in zip(faults, starts):
     assert fault.startswith(start)
+
+
+def test_boxes_are_checked_without_any_size(voc, faults_of):
+  voc.write_xml("b", f"<annotation>{voc.object_xml('cat', 9, 3, 2, 10)}</annotation>")
+  (voc.root / "JPEGImages/b.jpg").unlink()
+  assert faults_of(read_voc, voc.root, "train") == [
+    "JPEGImages/b.jpg: there is no such file",
+    "Annotations/b.xml: object 1 has xmax 2 <= xmin 9",
+  ]
 
 
 def test_faults_are_listed_where_no_annotation_can_be_read(voc, faults_of):
@@ -391,7 +407,9 @@ def test_folder_below_the_root_is_found_and_ambiguity_refused(tmp_path, faults_o
     ("voc2007", "mini_train", 600, 20, 2008, 403, 0),
   ],
 )
-def test_real_data(real_data, name, split, images, classes, objects, difficult, skipped):
+def test_real_data(
+  real_data, name, split, images, classes, objects, difficult, skipped
+):
   data = read_voc(
     real_data(name),
     split,

@@ -1,0 +1,163 @@
+"""Detects objects in pictures, with a trained run.
+
+python -m ap_detect.commands.predict --model_dir=... --output_dir=... PICTURE_OR_FOLDER ...
+
+Writes every picture with boxes, labels and scores, and predictions.json: for each file
+its size and its detections, boxes as [ymin, xmin, ymax, xmax] in its pixels.
+"""
+
+from __future__ import annotations
+
+import os
+
+from absl import flags
+from PIL import Image
+
+from ap_detect import config as config_lib
+from ap_detect.data import dataset as dataset_lib
+from ap_detect.data import image_files
+from ap_detect.training import evaluation
+from ap_detect.training import run as run_lib
+
+MODEL_DIR = flags.DEFINE_string("model_dir", "runs/shapes", "Folder of the run.")
+OUTPUT_DIR = flags.DEFINE_string(
+  "output_dir", "", "Where the results go; default: <model_dir>/predictions."
+)
+CHECKPOINT = flags.DEFINE_string(
+  "checkpoint", "", "Path of a checkpoint, or 'latest'; by default the best."
+)
+SCORE_THRESHOLD = flags.DEFINE_float(
+  "score_threshold",
+  None,
+  "Score that detections need; by default the run's own threshold of each class, best "
+  "by F1 on its validation split.",
+  lower_bound=0.0,
+  upper_bound=1.0,
+)
+ENDINGS = (".jpg", ".jpeg", ".png")
+
+
+def find_pictures(paths):
+  """Files as they are given, and the JPEG and PNG files below folders, sorted.
+
+  Raises:
+    ValueError: no path, a path that does not exist, or no picture at all.
+  """
+  if not paths:
+    raise ValueError("name at least one picture or folder of pictures")
+  found = []
+  for path in paths:
+    if os.path.isdir(path):
+      found += sorted(
+        os.path.join(folder, name)
+        for folder, _, names in os.walk(path)
+        for name in names
+        if name.lower().endswith(ENDINGS)
+      )
+    elif os.path.isfile(path):
+      found.append(path)
+    else:
+      raise ValueError(f"no such picture or folder: {path}")
+  if not found:
+    raise ValueError(f"no picture ({', '.join(ENDINGS)}) in {', '.join(paths)}")
+  return found
+
+
+def read_pictures(paths, *, max_image_pixels):
+  """ImageRecords, without objects, of picture files.
+
+  Raises:
+    DataError: files that are no sound JPEG or PNG pictures; all of them.
+  """
+  faults: list[str] = []
+  records = image_files.make_records(
+    [image_files.AnnotatedImage(path, path, path) for path in paths],
+    faults,
+    root=os.curdir,
+    check_images=True,
+    max_image_pixels=max_image_pixels,
+  )
+  if faults:
+    raise dataset_lib.DataError(faults)
+  return records
+
+
+def predict(model_dir, paths, output_dir, *, checkpoint="", score_threshold=None):
+  """Detects on picture files and writes what was found.
+
+  Args:
+    model_dir: a run's folder.
+    paths: of JPEG or PNG files.
+    output_dir: where <stem>.png, with boxes, and predictions.json go.
+    checkpoint: see run.restore_network.
+    score_threshold: see run.load_thresholds.
+
+  Returns:
+    Path of predictions.json.
+
+  Raises:
+    ValueError: no such run or checkpoint, or faulty pictures; nothing is written then.
+  """
+  restored = run_lib.restore(model_dir, checkpoint)
+  names = restored.classes.names
+  thresholds = run_lib.load_thresholds(model_dir, score_threshold)
+  records = read_pictures(paths, max_image_pixels=restored.config.data.max_image_pixels)
+  evaluator = evaluation.Evaluator(restored.network, restored.config, restored.strategy)
+  os.makedirs(output_dir, exist_ok=True)
+  entries, taken = [], set()
+  for record, everything in zip(records, evaluator.detect(records)):
+    found = evaluation.keep_confident(everything, names, thresholds)
+    picture = evaluation.draw_found(evaluation.load_pixels(record), found, names)
+    picture_path = os.path.join(output_dir, _free_name(record.image, taken))
+    Image.fromarray(picture).save(picture_path)
+    entries.append(_to_json(record, found, names, picture_path))
+  path = os.path.join(output_dir, "predictions.json")
+  run_lib.write_json(path, entries)
+  return path
+
+
+def _free_name(path, taken):
+  """<stem>.png, or <stem>_2.png and so on where another folder's file has that name."""
+  stem = os.path.splitext(os.path.basename(path))[0]
+  name, number = stem, 1
+  while name in taken:
+    number += 1
+    name = f"{stem}_{number}"
+  taken.add(name)
+  return f"{name}.png"
+
+
+def _to_json(record, found, names, picture_path):
+  return {
+    "file": record.image,
+    "picture": picture_path,
+    "height": record.height,
+    "width": record.width,
+    "detections": [
+      {
+        "box_yxyx": box.tolist(),
+        "class": int(class_id),
+        "label": names[class_id - 1],
+        "score": float(score),
+      }
+      for box, score, class_id in zip(*found)
+    ],
+  }
+
+
+def main(argv):
+  model_dir = MODEL_DIR.value
+  output_dir = OUTPUT_DIR.value or os.path.join(model_dir, "predictions")
+  paths = find_pictures(argv[1:])
+  written = predict(
+    model_dir,
+    paths,
+    output_dir,
+    checkpoint=CHECKPOINT.value,
+    score_threshold=SCORE_THRESHOLD.value,
+  )
+  print(f"{len(paths)} pictures written to {output_dir}/\ndetections   {written}")
+
+
+if __name__ == "__main__":
+  config_lib.run(main, takes_arguments=True)

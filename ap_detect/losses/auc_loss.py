@@ -1,0 +1,60 @@
+"""AUC-loss, the ranking loss that AP-loss is compared with (Chen et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from ap_detect.losses import pairwise
+
+
+def auc_loss(logits, labels, *, delta=1.0, images_per_ranking=None, jit_compile=True):
+  """AUC-loss: the share of positive-negative pairs that are in the wrong order.
+
+  L = 1/(|P| |N|) sum_{i in P} sum_{j in N} f(s_j - s_i)       (Chen et al. 2019, eq. 7)
+  The gradient is the error-driven update (eqs. 9, 13), not the derivative of the value.
+
+  Args:
+    logits: [..., K] float; scores of every anchor for every class. Ranked as one list.
+    labels: [...] integer; IGNORED, BACKGROUND or the anchor's class 1..K.
+    delta: half-width of the smoothed step (eq. 14), in logit units; > 0.
+    images_per_ranking: as for `ap_loss`.
+    jit_compile: as for `ap_loss`.
+
+  Returns:
+    [] float32 in [0, 1]. 0 where there is no positive or no negative. NaN as `ap_loss`.
+
+  Raises:
+    ValueError, InvalidArgumentError: as `ap_loss`.
+
+  Example:
+    >>> logits = tf.constant([[2.0], [0.0], [5.0]])  # a negative is 3 above a positive
+    >>> float(auc_loss(logits, tf.constant([1, 0, 0])))  # one of two pairs is wrong
+    0.5
+  """
+  return pairwise.loss(
+    logits,
+    labels,
+    errors,
+    delta=delta,
+    images_per_ranking=images_per_ranking,
+    jit_compile=jit_compile,
+  )
+
+
+def errors(rank_in_positives, negatives_above, negatives, is_used):
+  """Share of the negatives above every positive, and its weight on each of them.
+
+  e_i = b_i / |N|, w_i = 1 / |N|                               (Chen et al. 2019, eq. 7)
+
+  Args:
+    rank_in_positives: [n] float64. Not needed here.
+    negatives_above: [n] float64; b_i.
+    negatives: [] int32; |N|.
+    is_used: [n] bool; entries that hold a positive. Not needed here.
+
+  Returns:
+    (e [n], w [n]) float64.
+  """
+  del rank_in_positives, is_used
+  weight = 1.0 / tf.cast(tf.maximum(negatives, 1), tf.float64)
+  return negatives_above * weight, tf.fill(tf.shape(negatives_above), weight)

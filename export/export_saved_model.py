@@ -1,0 +1,47 @@
+"""Exports a run for serving: export_saved_model.py --model_dir=... --export_dir=..."""
+
+from absl import flags
+
+from ap_detect import config as config_lib
+
+MODEL_DIR = flags.DEFINE_string("model_dir", "runs/shapes", "Folder of the run.")
+EXPORT_DIR = flags.DEFINE_string(
+  "export_dir", "", "Folder of the model's versions; default: <model_dir>/export."
+)
+CHECKPOINT = flags.DEFINE_string(
+  "checkpoint", "", "Path of a checkpoint, or 'latest'; by default the best."
+)
+SCORE_THRESHOLD = flags.DEFINE_float(
+  "score_threshold",
+  None,
+  "Score that detections need; by default the run's own threshold of each class, best "
+  "by F1 on its validation split.",
+  lower_bound=0.0,
+  upper_bound=1.0,
+)
+
+
+def main(_):
+  import os
+
+  from ap_detect.serving import saved_model
+  from ap_detect.training import run
+
+  model_dir = MODEL_DIR.value
+  restored = run.restore(model_dir, CHECKPOINT.value)
+  thresholds = run.load_thresholds(model_dir, SCORE_THRESHOLD.value).per_class
+  version = saved_model.export(
+    restored.network,
+    run.make_detect(restored.config),
+    EXPORT_DIR.value or os.path.join(model_dir, "export"),
+    image_size=restored.config.data.image_size_px,
+    class_names=restored.classes.names,
+    class_thresholds=[thresholds[name] for name in restored.classes.names],
+  )
+  print(f"exported {restored.checkpoint}\nto       {version}/")
+  for name, threshold in thresholds.items():
+    print(f"  {name}: scores from {threshold:.4f}")
+
+
+if __name__ == "__main__":
+  config_lib.run(main)

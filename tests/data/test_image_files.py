@@ -1,0 +1,163 @@
+"""ap_detect.data.image_files and .folders: headers, decoding, boxes, formats."""
+
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ap_detect.data import folders, image_files
+
+
+@pytest.mark.parametrize(
+  ("name", "mode", "options"),
+  [
+    ("rgb.jpg", "RGB", {}),
+    ("progressive.jpg", "RGB", {"progressive": True}),
+    ("grey.jpg", "L", {}),
+    ("cmyk.jpg", "CMYK", {}),
+    ("rgb.png", "RGB", {}),
+    ("grey.png", "L", {}),
+    ("grey_alpha.png", "LA", {}),
+    ("alpha.png", "RGBA", {}),
+    ("palette.png", "P", {}),
+    ("bits.png", "1", {}),
+    ("sixteen_bits.png", "I;16", {}),
+    ("png_inside.jpg", "RGB", {"image_format": "PNG"}),
+    ("jpeg_inside.png", "RGB", {"image_format": "JPEG"}),
+  ],
+)
+def test_jpeg_and_png_of_any_colour_are_sound(
+  tmp_path, write_image, name, mode, options
+):
+  path = str(write_image(tmp_path / name, 20, 30, mode, **options))
+  sizes, faults = image_files.read_sizes([path])
+  assert (sizes, faults) == ({path: (20, 30)}, {})
+  assert image_files.find_undecodable([path]) == {}
+
+
+@pytest.mark.parametrize("image_format", ["GIF", "BMP", "TIFF", "WEBP"])
+def test_other_formats_are_faults(tmp_path, write_image, image_format):
+  path = str(write_image(tmp_path / "a.jpg", image_format=image_format))
+  reason = "neither JPEG nor PNG, by its first bytes"
+  assert image_files.read_sizes([path]) == ({}, {path: reason})
+
+
+def test_folder_or_pipe_is_no_file(tmp_path):
+  os.mkfifo(tmp_path / "pipe.jpg")  # opening it would wait for ever
+  paths = [str(tmp_path), str(tmp_path / "pipe.jpg")]
+  reason = "there is no such file"
+  assert image_files.read_sizes(paths) == ({}, dict.fromkeys(paths, reason))
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
+def test_damaged_headers_are_faults(tmp_path, start):
+  random = np.random.default_rng(0)
+  tails = [b"", b"\xe0", bytes(40)]
+  tails += [random.integers(0, 256, 200, np.uint8).tobytes() for _ in range(50)]
+  paths = []
+  for number, tail in enumerate(tails):
+    paths.append(str(tmp_path / f"{number}.jpg"))
+    (tmp_path / f"{number}.jpg").write_bytes(start + tail)
+  sizes, faults = image_files.read_sizes(paths)
+  assert sizes.keys() | faults.keys() == set(paths)
+  assert set(image_files.find_undecodable(list(sizes))) == set(sizes)
+
+
+def test_header_claiming_no_pixels(tmp_path, write_huge_png):
+  path = str(write_huge_png(tmp_path / "a.png", 0, 5))
+  (reason,) = image_files.read_sizes([path])[1].values()
+  assert reason.startswith("its header cannot be read: ")
+
+
+def test_large_images_pass_where_the_limit_allows(tmp_path, write_huge_png):
+  # Pillow's own limit of about 1.8e8 pixels must not get in the way.
+  path = str(write_huge_png(tmp_path / "a.png", 30_000, 20_000))
+  sizes, faults = image_files.read_sizes([path], max_image_pixels=600_000_000)
+  assert (sizes, faults) == ({path: (30_000, 20_000)}, {})
+
+
+def test_every_undecodable_file_is_found_not_only_the_first(tmp_path, write_image):
+  paths = [str(write_image(tmp_path / f"{n}.png", 40, 50)) for n in range(60)]
+  broken = paths[3:60:7]
+  for number, path in enumerate(broken):
+    content = (tmp_path / os.path.basename(path)).read_bytes()
+    cut = [content[: len(content) // 2], content[:-20]][number % 2]
+    (tmp_path / os.path.basename(path)).write_bytes(cut)
+  faults = image_files.find_undecodable(paths)
+  assert list(faults) == broken
+  for reason in faults.values():
+    assert reason.startswith("truncated or damaged: Invalid PNG data")
+    assert "[Op:" not in reason
+  assert image_files.find_undecodable([]) == {}
+
+
+def test_truncated_jpeg_at_every_length_is_found(tmp_path):
+  buffer = io.BytesIO()
+  Image.new("RGB", (30, 20), "red").save(buffer, "JPEG")
+  content = buffer.getvalue()
+  paths = []
+  for length in range(0, len(content), 23):
+    paths.append(str(tmp_path / f"{length}.jpg"))
+    (tmp_path / f"{length}.jpg").write_bytes(content[:length])
+  sizes, faults = image_files.read_sizes(paths)
+  faults.update(image_files.find_undecodable(list(sizes)))
+  assert set(faults) == set(paths)
+
+
+def test_check_boxes_clips_up_to_one_pixel_on_every_side():
+  boxes = [[-1, -1, 11, 9], [-1.01, 0, 5, 5], [0, -1.01, 5, 5]]
+  boxes += [[0, 0, 11.01, 5], [0, 0, 5, 9.01]]
+  clipped, reasons = image_files.check_boxes(boxes, 10, 8)
+  assert set(reasons) == {1, 2, 3, 4}
+  assert clipped[0].tolist() == [0, 0, 10, 8] and clipped.dtype == np.float32
+
+
+def test_check_boxes_without_boxes():
+  clipped, reasons = image_files.check_boxes([], 10, 8)
+  assert clipped.shape == (0, 4) and reasons == {}
+
+
+def test_find_format_by_what_is_in_the_folder(voc, coco, faults_of, tmp_path):
+  assert folders.find_format(tmp_path) == "voc"
+  assert folders.find_format(tmp_path.parent) == "voc"
+  coco.save()
+  (fault,) = faults_of(folders.find_format, tmp_path)
+  assert fault.startswith(f"{tmp_path}: holds both formats")
+  (tmp_path / "JPEGImages").rename(tmp_path / "Images")
+  assert folders.find_format(tmp_path) == "coco"
+
+
+def test_find_format_knows_one_folder_a_split(coco):
+  coco.save("train/_annotations.coco.json")
+  assert folders.find_format(coco.root) == "coco"
+
+
+def test_find_format_lists_what_was_looked_for_and_found(tmp_path, faults_of):
+  (tmp_path / "labels").mkdir()
+  assert faults_of(folders.find_format, tmp_path) == [
+    f"{tmp_path}: neither VOC nor COCO data. Looked for Annotations, JPEGImages, "
+    "ImageSets/Main (VOC), and for annotations/*.json or "
+    "<split>/_annotations.coco.json (COCO); found labels"
+  ]
+  assert faults_of(folders.find_format, tmp_path / "none") == [
+    f"{tmp_path}/none: there is no such folder"
+  ]
+
+
+@pytest.mark.parametrize("name", ["..", "a/../../b", "/a", "", "a\0b", "..\\b"])
+def test_path_inside_refuses(tmp_path, name):
+  with pytest.raises(ValueError, match="leaves the data folder"):
+    folders.path_inside(str(tmp_path), name, [os.path.realpath(tmp_path)])
+
+
+def test_path_inside_follows_links_to_folders(tmp_path):
+  inside, outside = tmp_path / "data", tmp_path / "data_too"
+  inside.mkdir()
+  outside.mkdir()
+  (inside / "link").symlink_to(outside)
+  with pytest.raises(ValueError, match="a link that leaves"):
+    folders.path_inside(str(inside), "link/a.jpg", [os.path.realpath(inside)])
+  allowed = [os.path.realpath(inside), os.path.realpath(outside)]
+  assert folders.path_inside(str(inside), "link/a.jpg", allowed)
