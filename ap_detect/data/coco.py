@@ -163,7 +163,7 @@ def _read_categories(items, source):
     faults.append(f"{source}: has no categories")
   if faults:
     raise dataset.DataError(faults)
-  return names
+  return dict(sorted(names.items()))
 
 
 def _choose_categories(names, class_names, source):

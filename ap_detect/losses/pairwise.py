@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 from typing import Any, Callable, NamedTuple
 
@@ -114,6 +115,10 @@ def _engine(errors, images_per_ranking, jit_compile):
     tf.function(rank, jit_compile=True, autograph=False),
     tf.function(gradient, jit_compile=True, autograph=False),
   )
+
+
+# Compiled functions that outlive TensorFlow's own clean-up print errors at exit.
+atexit.register(_engine.cache_clear)
 
 
 def _one_list(logits, labels):
