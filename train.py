@@ -9,10 +9,11 @@ MODEL_DIR = flags.DEFINE_string("model_dir", "runs/shapes", "Folder of the run."
 
 
 def main(_):
+  # Before the seconds that importing TensorFlow takes.
+  config, model_dir = config_lib.resolve(CONFIG.value), MODEL_DIR.value
   from ap_detect.training import evaluation, trainer
 
-  model_dir = MODEL_DIR.value
-  trainer.train(config_lib.resolve(CONFIG.value), model_dir)
+  trainer.train(config, model_dir)
   evaluation.evaluate_run(model_dir)
   print(
     f"run          {model_dir}/\n\nNext:\n"

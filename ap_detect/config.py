@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -204,6 +205,8 @@ def resolve(values: Any) -> Config:
   faults: list[str] = []
   sections = {}
   types = {field.name: field.default_factory for field in dataclasses.fields(Config)}
+  if not hasattr(values, "keys"):
+    raise ValueError(f"a config must be a mapping of its sections, got {values!r}")
   for name in values:
     if name not in types:
       faults.append(unknown_field(name))
@@ -219,9 +222,12 @@ def resolve(values: Any) -> Config:
 
 
 def load(path: str) -> Config:
-  """Config from the JSON file that a run saved."""
-  with open(path, encoding="utf-8") as file:
-    return resolve(json.load(file))
+  """Config from the JSON file that a run saved; ValueError where it is none."""
+  try:
+    with open(path, encoding="utf-8") as file:
+      return resolve(json.load(file))
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
 
 
 def field_names() -> list[str]:
@@ -237,7 +243,7 @@ def unknown_field(name: str) -> str:
   """Message for a field that does not exist."""
   valid = field_names()
   near = difflib.get_close_matches(name, valid, n=1)
-  guess = f"; did you mean {near[0]!r}?" if near else ""
+  guess = f"; did you mean {near[0]!r}?" if near else "."
   return "\n    ".join(
     [f"there is no config field {name!r}{guess} The fields are:", *valid]
   )
@@ -246,6 +252,9 @@ def unknown_field(name: str) -> str:
 def _resolve_section(name, section_type, values, faults):
   fields = {field.name: field for field in dataclasses.fields(section_type)}
   resolved = {}
+  if not hasattr(values, "keys"):
+    faults.append(f"{name} must be a mapping of its fields, got {values!r}")
+    values = {}
   for key in values:
     if key not in fields:
       faults.append(unknown_field(f"{name}.{key}"))
@@ -255,7 +264,7 @@ def _resolve_section(name, section_type, values, faults):
       resolved[key] = _cast(values[key], default)
     except (TypeError, ValueError):
       faults.append(
-        f"{name}.{key} must be of type {type(default).__name__}, got {values[key]!r}"
+        f"{name}.{key} must be of type {_type_name(default)}, got {values[key]!r}"
       )
   return section_type(**resolved)
 
@@ -265,7 +274,7 @@ def _cast(value, default):
   if isinstance(default, tuple):
     if isinstance(value, str):
       raise TypeError
-    return tuple(value)
+    return tuple(_cast(item, _element(default)) for item in value)
   if (
     isinstance(default, float)
     and isinstance(value, int)
@@ -275,6 +284,17 @@ def _cast(value, default):
   if type(value) is not type(default):
     raise TypeError
   return value
+
+
+def _element(default: tuple):
+  """An element as a tuple field's must be; the one field empty by default has names."""
+  return default[0] if default else ""
+
+
+def _type_name(default) -> str:
+  if isinstance(default, tuple):
+    return f"tuple of {type(_element(default)).__name__}"
+  return type(default).__name__
 
 
 def _faults(config: Config) -> list[str]:
@@ -311,6 +331,10 @@ def _faults(config: Config) -> list[str]:
     (
       data.format == "shapes" or data.root,
       "data.root must name the dataset's folder: --config.data.root=...",
+    ),
+    (
+      data.format != "shapes" or not data.class_names,
+      f"data.class_names must be empty for shapes, got {data.class_names}",
     ),
     (
       0 <= model.negative_iou <= model.positive_iou <= 1 and model.positive_iou > 0,
@@ -375,6 +399,8 @@ def differences(saved: Config, current: Config) -> list[str]:
 
 def define_flag(default_path: str):
   """Defines --config=<file> with --config.<section>.<field>=<value> overrides."""
+  # Now, for the definition reads the command line, and a KeyError is all that it says.
+  _refuse_unknown_fields(sys.argv)
   return config_flags.DEFINE_config_file(
     "config", default_path, "Config file; override a field by --config.<field>=<value>."
   )
@@ -405,11 +431,14 @@ def run(main, *, takes_arguments=False) -> None:
   app.run(guarded_main, flags_parser=_parse_flags)
 
 
-def _parse_flags(argv):
+def _refuse_unknown_fields(argv):
   for argument in argv[1:]:
-    name, _, _ = argument.lstrip("-").partition("=")
-    if name.startswith("config.") and name[len("config.") :] not in field_names():
-      sys.exit(f"error: {unknown_field(name[len('config.') :])}")
+    found = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+    if found and found[1] not in field_names():
+      sys.exit(f"error: {unknown_field(found[1])}")
+
+
+def _parse_flags(argv):
   try:
     return flags.FLAGS(argv)
   except (flags.Error, TypeError, AttributeError, KeyError, OSError) as error:

@@ -57,15 +57,17 @@ def match_anchors(
     Targets.
   """
   anchors = tf.convert_to_tensor(anchors, tf.float32)
+  boxes, classes, ignored = _with_padding(boxes, classes, ignored)
   is_object = (classes > 0) & ~ignored
   iou = tf.where(is_object[..., tf.newaxis], box_ops.iou(boxes, anchors), 0.0)
-  best_iou = _max_over_objects(iou)
+  best_iou = tf.reduce_max(iou, axis=1)
   matched = tf.argmax(iou, axis=1, output_type=tf.int32)
   is_positive = best_iou >= positive_iou
   if force_match:
     is_positive |= _is_best_of_some_object(iou)
   is_between = best_iou >= negative_iou
-  is_ignored = is_between | _is_covered(anchors, boxes, ignored, negative_iou)
+  is_crowd = (classes > 0) & ignored
+  is_ignored = is_between | _is_covered(anchors, boxes, is_crowd, negative_iou)
   labels = tf.where(
     is_positive,
     tf.gather(tf.cast(classes, tf.int32), matched, batch_dims=1),
@@ -78,9 +80,10 @@ def match_anchors(
   )
 
 
-def _max_over_objects(values):
-  """[B, G, A] -> [B, A], 0 where there are no objects at all."""
-  return tf.reduce_max(tf.pad(values, [[0, 0], [0, 1], [0, 0]]), axis=1)
+def _with_padding(boxes, classes, ignored):
+  """The objects and one of padding, so that there is always one to choose from."""
+  one = [[0, 0], [0, 1]]
+  return tf.pad(boxes, [*one, [0, 0]]), tf.pad(classes, one), tf.pad(ignored, one)
 
 
 def _is_best_of_some_object(iou):
@@ -88,9 +91,10 @@ def _is_best_of_some_object(iou):
   return tf.reduce_any((iou == best_of_object) & (iou > 0), axis=1)
 
 
-def _is_covered(anchors, boxes, ignored, share):
-  covered = box_ops.intersection(boxes, anchors) / box_ops.area(anchors)
-  return _max_over_objects(tf.where(ignored[..., tf.newaxis], covered, 0.0)) >= share
+def _is_covered(anchors, boxes, is_crowd, share):
+  # Not as a quotient, which graph mode rounds differently from eager mode.
+  covers = box_ops.intersection(boxes, anchors) >= share * box_ops.area(anchors)
+  return tf.reduce_any(covers & is_crowd[..., tf.newaxis], axis=1)
 
 
 def _box_targets(anchors, matched_boxes, is_positive):

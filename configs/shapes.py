@@ -5,7 +5,7 @@ from ap_detect.config import default_config
 
 def get_config():
   config = default_config()
-  config.model.backbone = "resnet10"
+  config.model.backbone = "csp_darknet_nano"
   config.model.backbone_weights = ""
   config.model.frozen_levels = 0
   config.model.fpn_channels = 64
@@ -17,7 +17,7 @@ def get_config():
   config.train.batch_size = 16
   config.train.epochs = 8
   config.train.optimizer = "adam"
-  config.train.learning_rate = 1e-3
+  config.train.learning_rate = 2e-3
   config.train.schedule = "cosine"
   config.train.warmup_steps = 100
   config.train.clip_norm = 10.0

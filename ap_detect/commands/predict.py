@@ -45,6 +45,9 @@ def find_pictures(paths):
   """
   if not paths:
     raise ValueError("name at least one picture or folder of pictures")
+  missing = [path for path in paths if not os.path.exists(path)]
+  if missing:
+    raise ValueError(f"no such picture or folder: {', '.join(missing)}")
   found = []
   for path in paths:
     if os.path.isdir(path):
@@ -54,10 +57,8 @@ def find_pictures(paths):
         for name in names
         if name.lower().endswith(ENDINGS)
       )
-    elif os.path.isfile(path):
-      found.append(path)
     else:
-      raise ValueError(f"no such picture or folder: {path}")
+      found.append(path)
   if not found:
     raise ValueError(f"no picture ({', '.join(ENDINGS)}) in {', '.join(paths)}")
   return found
@@ -89,7 +90,7 @@ def predict(model_dir, paths, output_dir, *, checkpoint="", score_threshold=None
     model_dir: a run's folder.
     paths: of JPEG or PNG files.
     output_dir: where <stem>.png, with boxes, and predictions.json go.
-    checkpoint: see run.restore_network.
+    checkpoint: see run.restore.
     score_threshold: see run.load_thresholds.
 
   Returns:
@@ -98,22 +99,38 @@ def predict(model_dir, paths, output_dir, *, checkpoint="", score_threshold=None
   Raises:
     ValueError: no such run or checkpoint, or faulty pictures; nothing is written then.
   """
+  pictures = _picture_paths(paths, output_dir)
   restored = run_lib.restore(model_dir, checkpoint)
   names = restored.classes.names
   thresholds = run_lib.load_thresholds(model_dir, score_threshold)
   records = read_pictures(paths, max_image_pixels=restored.config.data.max_image_pixels)
   evaluator = evaluation.Evaluator(restored.network, restored.config, restored.strategy)
   os.makedirs(output_dir, exist_ok=True)
-  entries, taken = [], set()
-  for record, everything in zip(records, evaluator.detect(records)):
+  entries = []
+  for record, everything, picture_path in zip(
+    records, evaluator.detect(records), pictures
+  ):
     found = evaluation.keep_confident(everything, names, thresholds)
     picture = evaluation.draw_found(evaluation.load_pixels(record), found, names)
-    picture_path = os.path.join(output_dir, _free_name(record.image, taken))
     Image.fromarray(picture).save(picture_path)
     entries.append(_to_json(record, found, names, picture_path))
   path = os.path.join(output_dir, "predictions.json")
   run_lib.write_json(path, entries)
   return path
+
+
+def _picture_paths(paths, output_dir):
+  """Where the picture of each file goes; ValueError where that is one of the files."""
+  taken: set[str] = set()
+  pictures = [os.path.join(output_dir, _free_name(path, taken)) for path in paths]
+  sources = {os.path.realpath(path) for path in paths}
+  for picture in pictures:
+    if os.path.realpath(picture) in sources:
+      raise ValueError(
+        f"{picture} would be written over, and is itself a picture to read; choose "
+        "another --output_dir"
+      )
+  return pictures
 
 
 def _free_name(path, taken):

@@ -26,7 +26,7 @@ BACKGROUND_CONTRAST = (0.25, 0.85)  # between the noise's two colours, fraction 
 PATTERNED_BACKGROUNDS, PATTERN_STRENGTH = 0.6, 0.5
 BRIGHTNESS, MAX_LIGHT_SLOPE = (0.8, 1.15), 0.3
 BLURRED_IMAGES = 0.3
-GRAIN = (4, 40)  # whole range of the uniform noise, of 255
+GRAIN = (4, 30)  # whole range of the uniform noise, of 255
 
 
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:

@@ -30,11 +30,11 @@ MIN_IMAGE_SIZE_PX = 64
 # Objects; sizes are fractions of the image's shorter side.
 EMPTY_IMAGES = 0.03
 MAX_OBJECTS = 8
-MIN_SIZE, MAX_SIZE = 0.11, 0.55  # of the longer half axis, doubled; log-uniform
+MIN_SIZE, MAX_SIZE = 0.16, 0.6  # of the longer half axis, doubled; log-uniform
 MAX_STRETCH = 1.5
-NEAR_ANOTHER = 0.35  # share of objects placed so that they touch an earlier one
-OUTLINED, BORDERED, TEXTURED = 0.2, 0.15, 0.4  # shares of the objects' styles
-MIN_OUTLINED_SIZE = 0.16  # smaller ones are filled: their holes would close
+NEAR_ANOTHER = 0.25  # share of objects placed so that they touch an earlier one
+OUTLINED, BORDERED, TEXTURED = 0.15, 0.15, 0.4  # shares of the objects' styles
+MIN_OUTLINED_SIZE = 0.2  # smaller ones are filled: their holes would close
 LINE_WIDTH = (0.10, 0.16)  # of outlines and borders, fraction of the object's size
 
 # What must stay visible of an object, or whatever would cover it goes elsewhere.
@@ -44,12 +44,12 @@ MIN_VISIBLE_SIDE = 0.55  # of each side of its box
 MIN_BOX_SIDE = 0.07  # each side of the visible box, fraction of the shorter side
 
 # Clutter.
-DISTRACTORS_BELOW, DISTRACTORS_ABOVE = (4, 9), (1, 4)
+DISTRACTORS_BELOW, DISTRACTORS_ABOVE = (3, 7), (1, 3)
 DISTRACTOR_SIZE = (0.08, 0.4)
 DISTRACTOR_THICKNESS = (0.012, 0.03)
 
 # Colour differences: sum over R, G and B of absolute differences, of 765 at most.
-MIN_OBJECT_CONTRAST, MIN_DISTRACTOR_CONTRAST = 115, 50
+MIN_OBJECT_CONTRAST, MIN_DISTRACTOR_CONTRAST = 150, 50
 LOW_CONTRAST_SHARE = 0.15  # of the pixels below, which may differ by less
 COLOR_STRENGTH = (0.4, 1.0)  # how far from the colour below to a random one
 SECOND_COLOR = (0.3, 0.6)  # a texture's or border's, how far to another random one

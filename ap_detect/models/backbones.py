@@ -136,6 +136,19 @@ def _build_basic_resnet(filters, blocks_per_stage):
   return build
 
 
+def _build_csp_darknet_nano(images, weights):
+  import keras_cv
+
+  network = keras_cv.models.CSPDarkNetBackbone(
+    stackwise_channels=[32, 64, 128, 256],
+    stackwise_depth=[1, 3, 3, 1],
+    include_rescaling=False,
+    input_tensor=images,
+  )
+  _load_weights(network, weights)
+  return network
+
+
 def _build_efficientnet_lite0(images, weights):
   import keras_cv
 
@@ -170,7 +183,7 @@ def _resnet_normalize(images):
   return images[..., ::-1] - tf.constant(RESNET_MEAN_BGR)
 
 
-def _lite_normalize(images):
+def _centered(images):
   return (images - 127.0) / 128.0
 
 
@@ -198,6 +211,12 @@ def _basic_resnet_ends(blocks):
 
 
 _BACKBONES = {
+  # For short runs from scratch on a CPU: width 0.25 and depth 0.33 of CSPDarkNet-L.
+  "csp_darknet_nano": _Backbone(
+    _build_csp_darknet_nano,
+    _centered,
+    ("stem_conv", "dark2_csp", "dark3_csp", "dark4_csp", "dark5_csp"),
+  ),
   # For short runs from scratch on a CPU: a third of ResNet-18's time.
   "resnet10": _Backbone(
     _build_basic_resnet([64, 96, 128, 160], 1), _resnet_normalize, _basic_resnet_ends(1)
@@ -215,7 +234,7 @@ _BACKBONES = {
   ),
   "efficientnet_lite0": _Backbone(
     _build_efficientnet_lite0,
-    _lite_normalize,
+    _centered,
     # C5 ends before the convolution to 1,280 channels, which only classification needs.
     (
       "block1a_project_bn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -56,12 +57,15 @@ def detect(
     outputs, anchors, level_sizes, candidates_per_level
   )
   boxes = box_ops.clip(boxes, content_size[:, :1], content_size[:, 1:])
-  # A box that lay outside the picture has no area left: score 0 never passes.
-  scores = tf.where(box_ops.area(boxes) > 0, scores, 0.0)
+  # A box that lay outside the picture, or is NaN, has no area: score 0 never passes.
+  has_area = box_ops.area(boxes) > 0
+  scores = tf.where(has_area, scores, 0.0)
+  boxes = tf.where(has_area[..., tf.newaxis], boxes, 0.0)
   return Detections(
     *tf.map_fn(
       lambda image: _suppress(
         *image,
+        num_classes=outputs.class_logits.shape[-1],
         score_threshold=score_threshold,
         nms_iou=nms_iou,
         max_detections=max_detections,
@@ -97,10 +101,17 @@ def _candidates(outputs, anchors, level_sizes, candidates_per_level):
   )
 
 
-def _suppress(boxes, scores, classes, *, score_threshold, nms_iou, max_detections):
-  """Per-class NMS of one image: boxes of different classes are moved apart."""
-  apart = tf.reduce_max(boxes) + 1.0
-  moved = boxes + (tf.cast(classes, tf.float32) * apart)[:, tf.newaxis]
+def _suppress(
+  boxes, scores, classes, *, num_classes, score_threshold, nms_iou, max_detections
+):
+  """Per-class NMS of one image: boxes of different classes are moved apart.
+
+  They are moved to the cells of a square, class by class, not to a line: the larger the
+  coordinates, the more of a small box's place float32 rounds away.
+  """
+  side = math.ceil(math.sqrt(num_classes))
+  cell = tf.stack([(classes - 1) // side, (classes - 1) % side] * 2, axis=-1)
+  moved = boxes + tf.cast(cell, tf.float32) * (tf.reduce_max(boxes) + 1.0)
   kept, num_kept = tf.raw_ops.NonMaxSuppressionV4(
     boxes=moved,
     scores=scores,

@@ -18,7 +18,7 @@ NUM_TENSORBOARD_PICTURES = 6
 
 
 class NonFiniteLossError(ValueError):
-  """A loss or gradient became infinite or NaN."""
+  """A loss, gradient or weight became infinite or NaN."""
 
 
 class StepLogger(tf.keras.callbacks.Callback):
@@ -39,12 +39,15 @@ class StepLogger(tf.keras.callbacks.Callback):
     self._image_ids_of_step = image_ids_of_step
     self._step = 0
     self._since = None
+    self._unwritten = None
 
   def on_train_begin(self, logs=None):
     self._step = int(self.model.optimizer.iterations.numpy())
+    self._since = None  # the first step builds the graph, which is no training time
 
   def on_epoch_begin(self, epoch, logs=None):
-    self._since = None  # what lies between two epochs is no training time
+    if self._since is not None:  # nor is what lies between two epochs
+      self._since = (time.monotonic(), self._step)
 
   def on_train_batch_end(self, batch, logs=None):
     for name in ("total_loss", "gradient_norm"):
@@ -56,22 +59,33 @@ class StepLogger(tf.keras.callbacks.Callback):
           "train.clip_norm=10 often helps"
         )
     self._step += 1
+    self._unwritten = logs
+    if self._step % LOG_EVERY_STEPS == 0:
+      self._write()
     if self._since is None:
       self._since = (time.monotonic(), self._step)
-    elif self._step % LOG_EVERY_STEPS == 0:
-      self._write(logs)
 
-  def _write(self, logs):
-    started, step = self._since
-    self._since = (time.monotonic(), self._step)
-    seconds = time.monotonic() - started
-    rate = (self._step - step) * self._images_per_step / max(seconds, 1e-9)
+  def on_epoch_end(self, epoch, logs=None):
+    """Writes the last step, so that short epochs show too."""
+    if self._unwritten:
+      self._write()
+
+  def _write(self):
+    logs, self._unwritten = self._unwritten, None
     with self._writer.as_default(step=self._step):
       for name, value in logs.items():
         is_train = name.endswith("loss") or name == "gradient_norm"
         tf.summary.scalar(f"train/{name}" if is_train else name, value)
-      tf.summary.scalar("learning_rate", self._schedule(self._step))
-      tf.summary.scalar("images_per_second", rate)
+      # The rate of the step that these losses are of, the one before `_step`.
+      tf.summary.scalar("learning_rate", self._schedule(self._step - 1))
+      if self._since is not None and self._step > self._since[1]:
+        tf.summary.scalar("images_per_second", self._images_per_second())
+        self._since = (time.monotonic(), self._step)
+
+  def _images_per_second(self):
+    since, step = self._since
+    seconds = max(time.monotonic() - since, 1e-9)
+    return (self._step - step) * self._images_per_step / seconds
 
 
 class EpochLogger(tf.keras.callbacks.Callback):
@@ -160,10 +174,21 @@ class CheckpointAndValidate(tf.keras.callbacks.Callback):
       self._validate(epoch)
 
   def on_epoch_end(self, epoch, logs=None):
+    self._refuse_non_finite_weights(epoch + 1)
     self._epoch.assign(epoch + 1)
     self._manager.save(checkpoint_number=epoch + 1)
     if self._is_due(epoch + 1):
       self._validate(epoch + 1)
+
+  def _refuse_non_finite_weights(self, epoch):
+    """The last update may have broken what its own loss could not show yet."""
+    for weight in self.model.weights:
+      if not np.isfinite(weight.numpy()).all():
+        raise NonFiniteLossError(
+          f"{weight.name} is not finite after epoch {epoch}; training stopped, and the "
+          "last checkpoint is from before it. A lower train.learning_rate or "
+          "train.clip_norm=10 often helps"
+        )
 
   def _is_due(self, epoch):
     return epoch % self._every_epochs == 0 or epoch == self._epochs

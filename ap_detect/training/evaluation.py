@@ -137,12 +137,13 @@ def evaluate_run(model_dir, *, split="", checkpoint=""):
   """Evaluates a run's checkpoint on a split and writes the results beside it.
 
   Writes <model_dir>/eval/metrics.json, detections.json (COCO results) and pictures/.
-  Detections are never cut by the run's score thresholds; only pictures are.
+  Detections are never cut by the run's score thresholds; only pictures are (by this
+  evaluation's own where the run has none yet).
 
   Args:
     model_dir: a run's folder.
     split: name of the split; "" for the one the run validates on.
-    checkpoint: see run.restore_network.
+    checkpoint: see run.restore.
 
   Returns:
     CocoEvaluation.
@@ -156,7 +157,9 @@ def evaluate_run(model_dir, *, split="", checkpoint=""):
   os.makedirs(folder, exist_ok=True)
   run_lib.write_json(os.path.join(folder, "metrics.json"), evaluation.to_json())
   run_lib.write_json(os.path.join(folder, "detections.json"), results)
-  thresholds = run_lib.load_thresholds(model_dir)
+  thresholds = evaluation.score_thresholds
+  if os.path.exists(os.path.join(model_dir, run_lib.BEST)):
+    thresholds = run_lib.load_thresholds(model_dir)
   pictures = os.path.join(folder, "pictures")
   os.makedirs(pictures, exist_ok=True)
   for record, image in list(zip(dataset.records, found))[: config.eval.num_pictures]:

@@ -36,12 +36,25 @@ def make_optimizer(name, learning_rate, *, momentum=0.9, weight_decay=0.0):
     raise ValueError(f"optimizer must be sgd, adam, sgdw or lamb, got {name!r}")
   addons = _import_addons(name)
   if name == "lamb":
-    return addons.LAMB(learning_rate, weight_decay_rate=weight_decay)
+    return addons.LAMB(learning_rate, weight_decay=weight_decay)
   return addons.SGDW(
     weight_decay=_times(weight_decay, learning_rate),
     learning_rate=learning_rate,
     momentum=momentum,
   )
+
+
+def create_state(optimizer, weights):
+  """Makes an optimiser's variables at once, not at the first step: they get restored.
+
+  Args:
+    optimizer: from make_optimizer.
+    weights: the variables that it will update.
+  """
+  if hasattr(optimizer, "build"):
+    optimizer.build(weights)
+  else:  # tensorflow-addons' optimisers are of Keras' older kind.
+    optimizer._create_all_weights(weights)
 
 
 def _times(weight_decay, learning_rate):

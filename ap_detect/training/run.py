@@ -60,11 +60,14 @@ def read_json(path: str) -> Any:
 def start(model_dir: str, config: config_lib.Config, classes: Classes) -> None:
   """Claims a folder for a run, or checks that it holds an earlier start of it.
 
+  A start that failed before its first checkpoint, for a missing weights file say, left
+  nothing to continue: the folder is claimed anew.
+
   Raises:
     ValueError: the folder belongs to a run of another config or of other classes.
   """
   config_path = os.path.join(model_dir, CONFIG)
-  if not os.path.exists(config_path):
+  if not (os.path.exists(config_path) and _latest_checkpoint(model_dir)):
     os.makedirs(model_dir, exist_ok=True)
     write_json(os.path.join(model_dir, CLASSES), classes._asdict())
     write_json(config_path, json.loads(config.to_json()))
@@ -312,12 +315,17 @@ def _find_checkpoint(model_dir, checkpoint):
   if not checkpoint and os.path.exists(best):
     path = os.path.join(model_dir, "best", read_json(best)["checkpoint"])
   elif checkpoint in ("", "latest"):
-    path = tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints")) or ""
+    path = _latest_checkpoint(model_dir)
   if not os.path.exists(f"{path}.index"):
     raise ValueError(
       f"there is no checkpoint {path}" if path else f"{model_dir} has no checkpoint yet"
     )
   return path
+
+
+def _latest_checkpoint(model_dir):
+  """Path of the latest epoch's checkpoint; "" for none."""
+  return tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints")) or ""
 
 
 def _anchors_per_cell(config):

@@ -48,7 +48,7 @@ def train(config, model_dir, *, strategy=None):
     model = _make_detector(config, len(classes.names), schedule, strategy)
     epoch = tf.Variable(0, trainable=False, dtype=tf.int64, name="epoch")
   managers = _make_managers(config, model_dir, model, epoch)
-  _restore_or_start(managers[0])
+  _restore_or_start(managers[0], model, strategy)
   first_epoch = int(epoch.numpy())
   batches = _make_batches(config, train_set, batch_size, first_epoch * steps_per_epoch)
   writer = tf.summary.create_file_writer(os.path.join(model_dir, "tensorboard"))
@@ -153,8 +153,10 @@ def _make_managers(config, model_dir, model, epoch):
   return latest, best
 
 
-def _restore_or_start(manager):
+def _restore_or_start(manager, model, strategy):
   """Restores the latest checkpoint, or saves that of epoch 0."""
+  with strategy.scope():
+    optimizers.create_state(model.optimizer, model.network.trainable_variables)
   path = manager.restore_or_initialize()
   if path:
     logging.info("continuing from %s", path)

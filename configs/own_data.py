@@ -1,0 +1,40 @@
+"""Fine-tunes EfficientNet-lite0 with AP-loss on a small dataset of your own.
+
+  python train.py --config=configs/own_data.py --model_dir=runs/mine \
+    --config.data.root=<folder in VOC or COCO layout> \
+    --config.model.backbone_weights=<lite0 weights, .weights.h5>
+
+Source: AP-loss (Chen et al. 2019) with the changes that short fine-tuning wants: Adam
+with a cosine rate, frozen first layers, He-initialised heads of 64 channels.
+Cost: about 10 minutes on 2 CPU cores for 200 pictures.
+Result: see "Results" in README.md.
+
+Without weights the backbone starts from nothing: nothing is frozen then, and the same
+time gives a lower AP.
+"""
+
+from ap_detect.config import default_config
+
+
+def get_config():
+  config = default_config()
+  config.model.backbone = "efficientnet_lite0"
+  config.model.backbone_weights = ""
+  config.model.frozen_levels = 2
+  config.model.fpn_channels = 64
+  config.model.head_convolutions = 3
+  config.model.head_initializer = "he"
+  config.data.image_size_px = (256, 384)
+  config.data.zoom_range = (0.6, 1.3)
+  config.data.color_jitter = 0.5
+  config.train.batch_size = 8
+  config.train.epochs = 30
+  config.train.optimizer = "adam"
+  config.train.learning_rate = 1e-3
+  config.train.schedule = "cosine"
+  config.train.warmup_steps = 50
+  config.train.clip_norm = 10.0
+  config.train.validate_every_epochs = 3
+  # AP-loss's scores mean nothing in themselves: evaluation keeps them all.
+  config.eval.score_threshold = 0.0
+  return config

@@ -1,0 +1,101 @@
+"""Two CPU devices, a network that builds in no time, and a run that tests share."""
+
+import copy
+
+import pytest
+
+import ap_detect  # noqa: F401  selects Keras 2 before TensorFlow loads
+import tensorflow as tf  # isort: skip
+
+# Before anything makes a tensor: afterwards the devices are fixed.
+tf.config.set_logical_device_configuration(
+  tf.config.list_physical_devices("CPU")[0],
+  [tf.config.LogicalDeviceConfiguration()] * 2,
+)
+
+SMALL = {
+  "model": {
+    "backbone": "five_convolutions",
+    "backbone_weights": "",
+    "frozen_levels": 0,
+    "fpn_channels": 16,
+    "head_convolutions": 1,
+    "head_initializer": "he",
+    "anchor_base_scale": 2.0,
+  },
+  "data": {
+    "format": "shapes",
+    "image_size_px": (128, 128),
+    "shapes_train_images": 12,
+    "shapes_val_images": 4,
+  },
+  "train": {
+    "batch_size": 4,
+    "epochs": 3,
+    "optimizer": "adam",
+    "learning_rate": 0.003,
+    "schedule": "cosine",
+    "warmup_steps": 2,
+    "clip_norm": 10.0,
+  },
+  "eval": {"score_threshold": 0.0, "batch_size": 4, "num_pictures": 3},
+}
+
+
+def _five_convolutions(images, weights):
+  assert weights is None
+  layers = tf.keras.layers
+  feature = images
+  for level, channels in enumerate((8, 8, 16, 16, 16), start=1):
+    feature = layers.Conv2D(channels, 3, 2, padding="same", use_bias=False)(feature)
+    feature = layers.BatchNormalization()(feature)
+    feature = layers.ReLU(name=f"c{level}")(feature)
+  return tf.keras.Model(images, feature)
+
+
+@pytest.fixture(scope="session")
+def small_backbone():
+  """Makes model.backbone="five_convolutions" known; returns the name."""
+  from ap_detect.models import backbones
+
+  name = SMALL["model"]["backbone"]
+  backbones._BACKBONES[name] = backbones._Backbone(
+    _five_convolutions,
+    lambda images: (images - 127.0) / 64.0,
+    tuple(f"c{level}" for level in range(1, 6)),
+  )
+  yield name
+  del backbones._BACKBONES[name]
+
+
+@pytest.fixture(scope="session")
+def make_config(small_backbone):
+  """Config of the smallest run, changed by {"section.field": value}."""
+  from ap_detect import config
+
+  def make(changes=None):
+    values = copy.deepcopy(SMALL)
+    for name, value in (changes or {}).items():
+      section, field = name.split(".")
+      values[section][field] = value
+    return config.resolve(values)
+
+  return make
+
+
+@pytest.fixture(scope="session")
+def trained_run(make_config, tmp_path_factory):
+  """Folder of a run of 3 epochs, never interrupted. Copy it before changing it."""
+  from ap_detect.training import trainer
+
+  model_dir = str(tmp_path_factory.mktemp("runs") / "uninterrupted")
+  trainer.train(make_config(), model_dir)
+  return model_dir
+
+
+@pytest.fixture(scope="session")
+def restored_run(trained_run):
+  """The RestoredRun of trained_run's best checkpoint."""
+  from ap_detect.training import run
+
+  return run.restore(trained_run)

@@ -1,0 +1,171 @@
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ap_detect.models import backbones
+
+SIZE = (128, 96)
+SMALL = ("resnet10", "efficientnet_lite0")
+
+
+def pixels(count=1):
+  rng = np.random.default_rng(0)
+  return rng.uniform(0, 255, (count, *SIZE, 3)).astype(np.float32)
+
+
+@functools.cache
+def plain_model(name):
+  """A backbone without weights and with nothing frozen, built once."""
+  return backbones.build_backbone(name, SIZE)
+
+
+def inner(model):
+  """The network after the normalisation."""
+  return model.layers[-1]
+
+
+def last_part(variable):
+  return variable.name.split("/")[-1].split(":")[0]
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=pytest.mark.slow if name == "resnet101" else ())
+    for name in backbones.BACKBONES
+  ],
+)
+def test_every_backbone_gives_strides_8_16_32(name):
+  features = plain_model(name)(pixels())
+  shapes = [feature.shape[1:3].as_list() for feature in features]
+  assert shapes == [[16, 12], [8, 6], [4, 3]]
+  assert all(np.isfinite(feature).all() and np.ptp(feature) > 0 for feature in features)
+
+
+def test_resnets_subtract_the_mean_from_bgr():
+  # RGB (10, 20, 30) -> BGR (30, 20, 10) - (103.939, 116.779, 123.68)
+  model = plain_model("resnet10")
+  normalization = model.get_layer("input_normalization")
+  found = normalization(tf.constant([[[[10.0, 20.0, 30.0]]]]))
+  np.testing.assert_allclose(found[0, 0, 0], [-73.939, -96.779, -113.68], rtol=1e-6)
+  expected = tf.keras.applications.resnet.preprocess_input(pixels())
+  np.testing.assert_allclose(normalization(pixels()), expected, atol=1e-4)
+
+
+def test_lite0_centres_rgb():
+  # (0 - 127) / 128, (127 - 127) / 128, (255 - 127) / 128
+  model = plain_model("efficientnet_lite0")
+  normalization = model.get_layer("input_normalization")
+  found = normalization(tf.constant([[[[0.0, 127.0, 255.0]]]]))
+  np.testing.assert_allclose(found[0, 0, 0], [-127 / 128, 0, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_model_normalises_its_input(name):
+  model = plain_model(name)
+  normalized = model.get_layer("input_normalization")(pixels())
+  for a, b in zip(model(pixels()), inner(model)(normalized)):
+    np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("frozen_levels", [0, 1, 2, 5])
+def test_frozen_levels_of_resnet10(frozen_levels):
+  model = backbones.build_backbone("resnet10", SIZE, frozen_levels=frozen_levels)
+  # C1 ends after conv1; C<n> is the stage v2_stack_<n - 2>.
+  frozen = ("conv1", *(f"v2_stack_{stage}_" for stage in range(4)))[:frozen_levels]
+  for layer in inner(model).layers:
+    if layer.weights:
+      is_frozen = layer.name.startswith(frozen)
+      assert bool(layer.trainable_variables) != is_frozen, layer.name
+  assert (len(model.trainable_variables) == 0) == (frozen_levels == 5)
+
+
+def test_frozen_levels_of_resnet50_are_the_releases():
+  # The release freezes conv1 and the first stage, conv2.
+  model = backbones.build_backbone(
+    "resnet50", SIZE, frozen_levels=2, freeze_batch_norm=True
+  )
+  for layer in inner(model).layers:
+    if layer.weights:
+      is_frozen = layer.name.startswith(("conv1_", "conv2_")) or "_bn" in layer.name
+      assert bool(layer.trainable_variables) != is_frozen, layer.name
+
+
+def test_frozen_levels_of_lite0():
+  model = backbones.build_backbone("efficientnet_lite0", SIZE, frozen_levels=2)
+  for layer in inner(model).layers:
+    if layer.weights:
+      is_frozen = layer.name.startswith(("stem", "block1", "block2"))
+      assert bool(layer.trainable_variables) != is_frozen, layer.name
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("freeze", [False, True])
+def test_frozen_batch_norm_keeps_its_statistics_and_weights(name, freeze):
+  model = plain_model(name)
+  if freeze:
+    model = backbones.build_backbone(name, SIZE, freeze_batch_norm=True)
+  trained = {last_part(variable) for variable in model.trainable_variables}
+  assert ("gamma" in trained) != freeze
+  assert any("kernel" in part for part in trained)
+  statistics = [v for v in model.variables if last_part(v).startswith("moving_")]
+  before = [variable.numpy() for variable in statistics]
+  model(pixels(count=2), training=True)
+  changed = [
+    not np.array_equal(variable, old) for variable, old in zip(statistics, before)
+  ]
+  assert len(changed) > 10
+  assert not any(changed) if freeze else all(changed)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_from_a_file_are_used(name, tmp_path):
+  path = str(tmp_path / "backbone.weights.h5")
+  spec = backbones._BACKBONES[name]
+  source = spec.build(tf.keras.Input((*SIZE, 3)), None)
+  for variable in source.variables:  # biases and statistics, too, as if trained
+    variable.assign_add(tf.random.stateless_uniform(variable.shape, (1, 2), 0.0, 0.02))
+  source.save_weights(path)
+  ends = [source.get_layer(end).output for end in spec.level_ends[2:]]
+  expected = tf.keras.Model(source.inputs, ends)(spec.normalize(pixels()))
+  loaded = backbones.build_backbone(name, SIZE, weights=path)(pixels())
+  for a, b in zip(loaded, expected):
+    np.testing.assert_array_equal(a, b)
+
+
+def test_a_missing_weights_file_is_named():
+  with pytest.raises(ValueError, match=r"no file 'nowhere/x\.weights\.h5'"):
+    backbones.build_backbone("resnet10", SIZE, weights="nowhere/x.weights.h5")
+
+
+@pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.keras", "x.ckpt", "x"])
+def test_a_file_that_holds_no_weights_is_named(name, tmp_path):
+  path = tmp_path / name
+  path.write_text("no weights")
+  with pytest.raises(ValueError, match=f"{path.name}' does not fit"):
+    backbones.build_backbone("resnet10", SIZE, weights=str(path))
+
+
+def test_weights_of_another_network_are_named(tmp_path):
+  path = str(tmp_path / "lite0.weights.h5")
+  spec = backbones._BACKBONES["efficientnet_lite0"]
+  spec.build(tf.keras.Input((*SIZE, 3)), None).save_weights(path)
+  with pytest.raises(ValueError, match=r"lite0\.weights\.h5' does not fit"):
+    backbones.build_backbone("resnet10", SIZE, weights=path)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet10", "resnet18"])
+def test_imagenet_weights_exist_for_some_only(name):
+  with pytest.raises(ValueError, match="exist for resnet50 and resnet101"):
+    backbones.build_backbone(name, SIZE, weights="imagenet")
+
+
+def test_impossible_arguments_raise():
+  with pytest.raises(ValueError, match=r"must be one of .*resnet18.* got 'vgg'"):
+    backbones.build_backbone("vgg", SIZE)
+  with pytest.raises(ValueError, match="multiples of 32"):
+    backbones.build_backbone("resnet10", (128, 100))
+  with pytest.raises(ValueError, match="must be 0 to 5, got 6"):
+    backbones.build_backbone("resnet10", SIZE, frozen_levels=6)
