@@ -27,7 +27,7 @@ class ModelConfig:
   Attributes:
     backbone: one of models.backbones.BACKBONES.
     backbone_weights: "" for none, "imagenet", or the path of a weights file.
-    frozen_levels: backbone layers up to the end of C<n> stay as they are; 0 for none.
+    frozen_levels: pretrained layers up to the end of C<n> stay as they are; 0 for none.
     fpn_channels: channels of the pyramid and the heads.
     head_convolutions: hidden convolutions of each head.
     head_initializer: of the hidden convolutions, "normal" (N(0, 0.01)) or "he".
@@ -65,7 +65,7 @@ class DataConfig:
     class_names: the classes 1..K in order; () for all that the data has.
     voc_one_based_inclusive: whether VOC boxes count pixels from 1, last one included, as
       PASCAL's own files do; else they are plain coordinates, as most tools write them.
-    image_size_px: (height, width) of the network's input; multiples of 128.
+    image_size_px: (height, width) of the network's input; multiples of 32.
     horizontal_flip: probability of a mirrored training picture.
     zoom_range: training pictures are scaled by a factor drawn from here, about a random
       point; (1.0, 1.0) for none.
@@ -185,6 +185,14 @@ class Config:
     return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
+_SECTIONS = {
+  "model": ModelConfig,
+  "data": DataConfig,
+  "train": TrainConfig,
+  "eval": EvalConfig,
+}
+
+
 def default_config() -> ml_collections.ConfigDict:
   """The fields and defaults above, for a config file's get_config() to change."""
   return ml_collections.ConfigDict(dataclasses.asdict(Config()))
@@ -204,13 +212,12 @@ def resolve(values: Any) -> Config:
   """
   faults: list[str] = []
   sections = {}
-  types = {field.name: field.default_factory for field in dataclasses.fields(Config)}
   if not hasattr(values, "keys"):
     raise ValueError(f"a config must be a mapping of its sections, got {values!r}")
   for name in values:
-    if name not in types:
+    if name not in _SECTIONS:
       faults.append(unknown_field(name))
-  for name, section_type in types.items():
+  for name, section_type in _SECTIONS.items():
     section = values.get(name, {})
     sections[name] = _resolve_section(name, section_type, section, faults)
   if not faults:
@@ -233,9 +240,9 @@ def load(path: str) -> Config:
 def field_names() -> list[str]:
   """Names of all fields, "section.field"."""
   return [
-    f"{section.name}.{field.name}"
-    for section in dataclasses.fields(Config)
-    for field in dataclasses.fields(section.default_factory)
+    f"{name}.{field.name}"
+    for name, section_type in _SECTIONS.items()
+    for field in dataclasses.fields(section_type)
   ]
 
 
@@ -315,9 +322,9 @@ def _faults(config: Config) -> list[str]:
     (
       len(data.image_size_px) == 2
       and all(
-        isinstance(s, int) and s > 0 and s % 128 == 0 for s in data.image_size_px
+        isinstance(s, int) and s > 0 and s % 32 == 0 for s in data.image_size_px
       ),
-      "data.image_size_px must be (height, width), multiples of 128 (P7's stride), "
+      "data.image_size_px must be (height, width), multiples of 32, "
       f"got {data.image_size_px}",
     ),
     (

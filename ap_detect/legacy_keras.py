@@ -29,6 +29,19 @@ def select() -> None:
       f"{keras_version} as tf.keras; import ap_detect before the first "
       "use of tf.keras, or set TF_USE_LEGACY_KERAS=1"
     )
+  if tensorflow is not None and not getattr(tensorflow, "_tf_uses_legacy_keras", True):
+    _redirect_imports(tensorflow)
+
+
+def _redirect_imports(tensorflow) -> None:
+  """Makes `from tensorflow.keras import ...` find Keras 2, as TensorFlow itself does.
+
+  It decides that when it is imported, by the variable, which was not set then.
+  """
+  import tf_keras
+
+  folder = os.path.dirname(tf_keras.__file__)
+  tensorflow.__path__.insert(0, os.path.join(folder, "api", "_v2"))
 
 
 def _tensorflow_version() -> tuple[int, int] | None:

@@ -24,7 +24,8 @@ def get_config():
   config.model.fpn_channels = 64
   config.model.head_convolutions = 3
   config.model.head_initializer = "he"
-  config.data.image_size_px = (256, 384)
+  config.model.anchor_base_scale = 3.0
+  config.data.image_size_px = (320, 320)
   config.data.zoom_range = (0.6, 1.3)
   config.data.color_jitter = 0.5
   config.train.batch_size = 8

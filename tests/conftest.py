@@ -3,9 +3,9 @@
 import copy
 
 import pytest
+import tensorflow as tf
 
-import ap_detect  # noqa: F401  selects Keras 2 before TensorFlow loads
-import tensorflow as tf  # isort: skip
+import ap_detect  # noqa: F401  selects Keras 2 before tf.keras is used
 
 # Before anything makes a tensor: afterwards the devices are fixed.
 tf.config.set_logical_device_configuration(
@@ -32,6 +32,7 @@ SMALL = {
   "train": {
     "batch_size": 4,
     "epochs": 3,
+    "classification_loss": "focal_loss",
     "optimizer": "adam",
     "learning_rate": 0.003,
     "schedule": "cosine",
@@ -85,11 +86,12 @@ def make_config(small_backbone):
 
 @pytest.fixture(scope="session")
 def trained_run(make_config, tmp_path_factory):
-  """Folder of a run of 3 epochs, never interrupted. Copy it before changing it."""
+  """Folder of a run of 3 epochs with AP-loss. Copy it before changing it."""
   from ap_detect.training import trainer
 
-  model_dir = str(tmp_path_factory.mktemp("runs") / "uninterrupted")
-  trainer.train(make_config(), model_dir)
+  model_dir = str(tmp_path_factory.mktemp("runs") / "trained")
+  config = make_config({"train.classification_loss": "ap_loss"})
+  trainer.train(config, model_dir)
   return model_dir
 
 

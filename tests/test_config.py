@@ -45,11 +45,13 @@ class TestResolve:
     assert config_lib.resolve(values) == config_lib.resolve(SHAPES)
 
   def test_integers_pass_for_floats_and_lists_for_tuples(self):
-    config = resolve({
-      "train.learning_rate": 1,
-      "data.zoom_range": [1, 2],
-      "data.image_size_px": [128, 256],
-    })
+    config = resolve(
+      {
+        "train.learning_rate": 1,
+        "data.zoom_range": [1, 2],
+        "data.image_size_px": [128, 256],
+      }
+    )
     assert type(config.train.learning_rate) is float
     assert config.train.learning_rate == 1.0
     assert config.data.zoom_range == (1.0, 2.0)
@@ -107,9 +109,9 @@ class TestResolve:
   @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-      ("data.image_size_px", (100, 128), "multiples of 128"),
+      ("data.image_size_px", (100, 128), "multiples of"),
       ("data.image_size_px", (128,), "(height, width)"),
-      ("data.image_size_px", (0, 128), "multiples of 128"),
+      ("data.image_size_px", (0, 128), "multiples of"),
       ("data.zoom_range", (2.0, 1.0), "low <= high"),
       ("data.horizontal_flip", 1.5, "probability"),
       ("data.format", "voc", "--config.data.root="),
@@ -154,12 +156,14 @@ class TestDifferences:
     assert found == ["model.fpn_channels: 256 -> 16", "train.epochs: 160 -> 3"]
 
   def test_what_may_change_between_two_starts(self):
-    changed = resolve({
-      "data.root": "elsewhere",
-      "data.check_images": False,
-      "train.keep_checkpoints": 5,
-      "eval.batch_size": 1,
-    })
+    changed = resolve(
+      {
+        "data.root": "elsewhere",
+        "data.check_images": False,
+        "train.keep_checkpoints": 5,
+        "eval.batch_size": 1,
+      }
+    )
     assert config_lib.differences(resolve({}), changed) == []
 
 
@@ -185,7 +189,7 @@ class TestCommandLine:
       ("--config.train=3", ["no config field 'train'"]),
       ("--config.train.learning_rate=abc", ["--config.train.learning_rate", "'abc'"]),
       ("--config.train.epochs=1.5", ["--config.train.epochs", "'1.5'"]),
-      ("--config.data.image_size_px=(100,100)", ["multiples of 128", "(100, 100)"]),
+      ("--config.data.image_size_px=(100,100)", ["multiples of", "(100, 100)"]),
       ("--config.data.image_size_px=(12", ["image_size_px"]),
       ("--config=missing.py", ["missing.py", "No such file"]),
       ("stray", ["unexpected argument 'stray'"]),
@@ -248,9 +252,7 @@ class TestCommandLine:
 
   def test_a_fault_of_ours_has_one(self, tmp_path):
     script = tmp_path / "fail.py"
-    script.write_text(
-      "from ap_detect import config\nconfig.run(lambda _: [].pop())\n"
-    )
+    script.write_text("from ap_detect import config\nconfig.run(lambda _: [].pop())\n")
     done = run_python(str(script))
     assert done.returncode != 0
     assert "Traceback" in done.stderr

@@ -352,6 +352,6 @@ def finish(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     inner = canvas[..., 1:-1] * 0.5
     canvas[..., 1:-1] = inner + (canvas[..., :-2] + canvas[..., 2:]) * 0.25
   grain = np.frombuffer(rng.bytes(canvas.size), np.uint8).reshape(canvas.shape)
-  canvas += (grain.astype(np.float32) - 127.5) * (uniform(rng, *GRAIN) / 255)
+  canvas = canvas + (grain.astype(np.float32) - 127.5) * (uniform(rng, *GRAIN) / 255)
   pixels = np.minimum(np.maximum(canvas + 0.5, 0), 255).astype(np.uint8)
   return np.ascontiguousarray(pixels.transpose(1, 2, 0))

@@ -62,7 +62,46 @@ def ap_loss(
   )
 
 
-def plain_errors(rank_in_positives, negatives_above, negatives, is_used):
+def ap_loss_and_gradient(
+  logits,
+  labels,
+  *,
+  delta=1.0,
+  interpolated=True,
+  images_per_ranking=None,
+  jit_compile=True,
+):
+  """AP-loss and its error-driven update as plain values, for use outside of Keras.
+
+  g_i = -1/|P| sum_{j in N} L_ij for positives, g_j = 1/|P| sum_{i in P} L_ij for
+  negatives, 0 for ignored entries                            (Chen et al. 2019, eq. 13)
+
+  Args:
+    logits, labels, delta, interpolated, images_per_ranking, jit_compile: as `ap_loss`.
+
+  Returns:
+    (loss [] float32, gradient [..., K] of the logits' type).
+
+  Raises:
+    ValueError, InvalidArgumentError: as `ap_loss`.
+
+  Example:
+    >>> logits = tf.constant([[2.0], [0.0], [5.0]])
+    >>> loss, gradient = ap_loss_and_gradient(logits, tf.constant([1, 0, 0]))
+    >>> gradient.numpy().ravel().tolist()
+    [-0.5, 0.0, 0.5]
+  """
+  return pairwise.loss_and_gradient(
+    logits,
+    labels,
+    interpolated_errors if interpolated else plain_errors,
+    delta=delta,
+    images_per_ranking=images_per_ranking,
+    jit_compile=jit_compile,
+  )
+
+
+def plain_errors(rank_in_positives, negatives_above, negatives):
   """1 - precision of every positive, and its weight on a negative wholly above it.
 
   e_i = b_i / (a_i + b_i), w_i = 1 / (a_i + b_i)               (Chen et al. 2019, eq. 3)
@@ -70,25 +109,24 @@ def plain_errors(rank_in_positives, negatives_above, negatives, is_used):
   Args:
     rank_in_positives: [n] float64; a_i, 1 plus the other positives above.
     negatives_above: [n] float64; b_i.
-    negatives: [] int32; |N|. Not needed here.
-    is_used: [n] bool; entries that hold a positive. Not needed here.
+    negatives: [] float64; |N|. Not needed here.
 
   Returns:
     (e [n], w [n]) float64; both 0 where b_i is 0.
   """
-  del negatives, is_used
+  del negatives
   has_error = negatives_above > 0
   weight = tf.where(has_error, 1.0 / (rank_in_positives + negatives_above), 0.0)
   return negatives_above * weight, weight
 
 
-def interpolated_errors(rank_in_positives, negatives_above, negatives, is_used):
+def interpolated_errors(rank_in_positives, negatives_above, negatives):
   """As `plain_errors`, with interpolated precision (Algorithm 1).
 
   The precision of a positive is the best one down from it, so its error is the
   least of those of the positives at or below it. Entries ascend by score.
   """
-  error, _ = plain_errors(rank_in_positives, negatives_above, negatives, is_used)
+  error, _ = plain_errors(rank_in_positives, negatives_above, negatives)
   error = scans.minimum_up_to(error)
   has_error = negatives_above > 0
   divisor = tf.where(has_error, negatives_above, 1.0)

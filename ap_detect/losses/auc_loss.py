@@ -41,7 +41,37 @@ def auc_loss(logits, labels, *, delta=1.0, images_per_ranking=None, jit_compile=
   )
 
 
-def errors(rank_in_positives, negatives_above, negatives, is_used):
+def auc_loss_and_gradient(
+  logits, labels, *, delta=1.0, images_per_ranking=None, jit_compile=True
+):
+  """AUC-loss and its error-driven update as plain values, for use outside of Keras.
+
+  Args:
+    logits, labels, delta, images_per_ranking, jit_compile: as `auc_loss`.
+
+  Returns:
+    (loss [] float32, gradient [..., K] of the logits' type).
+
+  Raises:
+    ValueError, InvalidArgumentError: as `ap_loss`.
+
+  Example:
+    >>> logits = tf.constant([[2.0], [0.0], [5.0]])
+    >>> loss, gradient = auc_loss_and_gradient(logits, tf.constant([1, 0, 0]))
+    >>> gradient.numpy().ravel().tolist()
+    [-0.5, 0.0, 0.5]
+  """
+  return pairwise.loss_and_gradient(
+    logits,
+    labels,
+    errors,
+    delta=delta,
+    images_per_ranking=images_per_ranking,
+    jit_compile=jit_compile,
+  )
+
+
+def errors(rank_in_positives, negatives_above, negatives):
   """Share of the negatives above every positive, and its weight on each of them.
 
   e_i = b_i / |N|, w_i = 1 / |N|                               (Chen et al. 2019, eq. 7)
@@ -49,12 +79,11 @@ def errors(rank_in_positives, negatives_above, negatives, is_used):
   Args:
     rank_in_positives: [n] float64. Not needed here.
     negatives_above: [n] float64; b_i.
-    negatives: [] int32; |N|.
-    is_used: [n] bool; entries that hold a positive. Not needed here.
+    negatives: [] float64; |N|.
 
   Returns:
     (e [n], w [n]) float64.
   """
-  del rank_in_positives, is_used
-  weight = 1.0 / tf.cast(tf.maximum(negatives, 1), tf.float64)
+  del rank_in_positives
+  weight = 1.0 / tf.maximum(negatives, 1.0)
   return negatives_above * weight, tf.fill(tf.shape(negatives_above), weight)

@@ -38,15 +38,56 @@ def focal_loss(logits, labels, *, alpha=0.25, gamma=2.0):
   logits = tf.convert_to_tensor(logits)
   labels = tf.convert_to_tensor(labels)
   labels_lib.check_logits_and_labels(logits, labels)
-  keep = labels != labels_lib.IGNORED
-  logits = tf.where(keep[..., tf.newaxis], tf.cast(logits, tf.float32), 0.0)
-  classes = tf.range(1, logits.shape[-1] + 1, dtype=labels.dtype)
-  is_positive = labels[..., tf.newaxis] == classes  # a comparison, fused under XLA
-  # z is the logit of the wrong answer: 1 - p_t = sigmoid(z), -log(p_t) = softplus(z).
-  z = tf.where(is_positive, -logits, logits)
-  weight = tf.where(is_positive, alpha, 1.0 - alpha)
-  log_wrong = -tf.nn.softplus(-z)
-  loss = weight * tf.exp(gamma * log_wrong) * tf.nn.softplus(z)
-  loss = tf.where(keep[..., tf.newaxis], loss, 0.0)
-  positives = tf.reduce_sum(tf.cast(labels > labels_lib.BACKGROUND, tf.float32))
-  return tf.reduce_sum(loss) / tf.maximum(positives, 1.0)
+  labels = tf.cast(labels, tf.int32)
+
+  @tf.custom_gradient
+  def loss(logits):
+    positives = tf.reduce_sum(tf.cast(labels > labels_lib.BACKGROUND, tf.float32))
+    scale = 1.0 / tf.maximum(positives, 1.0)
+
+    def gradient(upstream):
+      factor = tf.cast(upstream, tf.float32) * scale
+      return tf.cast(factor * _slopes(logits, labels, alpha, gamma), logits.dtype)
+
+    # Sums of rows first: XLA spreads those over the processor's cores.
+    rows = tf.reduce_sum(_terms(logits, labels, alpha, gamma), -1)
+    return scale * tf.reduce_sum(rows), gradient
+
+  return loss(logits)
+
+
+def _wrong_logits(logits, labels, alpha):
+  """The logit of the wrong answer, its weight alpha_t, and which entries count."""
+  keep = (labels != labels_lib.IGNORED)[..., tf.newaxis]
+  logits = tf.where(keep, tf.cast(logits, tf.float32), 0.0)
+  # A comparison with the classes, which XLA fuses, instead of a one-hot tensor.
+  sign = tf.where(
+    labels[..., tf.newaxis] == tf.range(1, logits.shape[-1] + 1), 1.0, -1.0
+  )
+  weight = tf.where(sign > 0, alpha, 1.0 - alpha)
+  return -sign * logits, tf.where(keep, weight, 0.0), sign
+
+
+def _power(probability, gamma):
+  return tf.square(probability) if gamma == 2 else tf.pow(probability, gamma)
+
+
+def _terms(logits, labels, alpha, gamma):
+  # With z the logit of the wrong answer, 1 - p_t = sigmoid(z), -log(p_t) = softplus(z).
+  z, weight, _ = _wrong_logits(logits, labels, alpha)
+  small = tf.exp(-tf.abs(z))
+  wrong = tf.where(z >= 0, 1.0, small) / (1.0 + small)
+  return weight * _power(wrong, gamma) * (tf.maximum(z, 0.0) + tf.math.log1p(small))
+
+
+def _slopes(logits, labels, alpha, gamma):
+  # d/dz of sigmoid(z)^gamma softplus(z), by the same formulas. exp(-|z|) is written
+  # differently here: XLA would keep the one of the value in memory to use it twice,
+  # which takes longer than to compute it anew.
+  z, weight, sign = _wrong_logits(logits, labels, alpha)
+  small = tf.exp(tf.minimum(z, -z))
+  share = 1.0 / (1.0 + small)
+  wrong = tf.where(z >= 0, share, small * share)
+  softplus = tf.maximum(z, 0.0) + tf.math.log1p(small)
+  slope = _power(wrong, gamma) * (gamma * (1.0 - wrong) * softplus + wrong)
+  return -sign * weight * slope

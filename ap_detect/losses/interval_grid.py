@@ -15,9 +15,9 @@ import tensorflow as tf
 from ap_detect.losses import scans
 
 _CELLS = 2**15
-# Numbers of bisection steps that are unrolled, to be fused into one loop over the
-# scores. Crowded cells, of more than 2^8 knots, take a loop over steps instead.
-_UNROLLED_STEPS = (2, 4, 8)
+# Bisection steps that are unrolled, to be fused into one loop over the scores. Where a
+# cell holds 2^steps knots or more, those before take a loop over the scores each.
+_UNROLLED_STEPS = 2
 
 
 class IntervalGrid(NamedTuple):
@@ -31,14 +31,15 @@ class IntervalGrid(NamedTuple):
     low: [] float32; where the first cell begins, in units of the scores.
     scale: [] float32; cells in a unit of the scores.
     starts: [cells] int32; how many knots lie in lower cells.
-    crowd: [] int32; how many knots the fullest cell holds.
+    stride: [] int32; the largest power of 2 that is not above the number of knots in
+      the fullest cell; at least 1.
   """
 
   left: tf.Tensor
   low: tf.Tensor
   scale: tf.Tensor
   starts: tf.Tensor
-  crowd: tf.Tensor
+  stride: tf.Tensor
 
 
 def build(knots, low, high):
@@ -58,13 +59,15 @@ def build(knots, low, high):
   cell = _cell(knots, low, scale)
   in_use = tf.cast(tf.math.is_finite(knots), tf.int32)
   counts = tf.math.unsorted_segment_sum(in_use, cell, _CELLS)
+  crowd = tf.reduce_max(counts)
+  powers = tf.constant([2**i for i in range(31)], tf.int32)
   infinity = tf.constant([float("inf")], tf.float32)
   return IntervalGrid(
     left=tf.concat([infinity, knots, infinity], 0),
     low=low,
     scale=scale,
     starts=scans.sum_up_to(counts) - counts,
-    crowd=tf.reduce_max(counts),
+    stride=tf.reduce_max(tf.where(powers <= tf.maximum(crowd, 1), powers, 1)),
   )
 
 
@@ -78,31 +81,18 @@ def look_up(scores, grid):
   Returns:
     [...] int32 in [0, M).
   """
+  # No `tf.cond` here: XLA runs what is inside one on a single core.
+  interval = tf.gather(grid.starts, _cell(scores, grid.low, grid.scale))
 
-  def unrolled(steps):
-    def branch():
-      interval = tf.gather(grid.starts, _cell(scores, grid.low, grid.scale))
-      for step in reversed(range(steps)):
-        interval = _bisect(scores, grid.left, interval, 2**step)
-      return interval
+  def bisect(stride, interval):
+    return stride // 2, _bisect(scores, grid.left, interval, stride)
 
-    return branch
-
-  def looped():
-    interval = tf.gather(grid.starts, _cell(scores, grid.low, grid.scale))
-
-    def body(stride, interval):
-      return stride // 2, _bisect(scores, grid.left, interval, stride)
-
-    half = tf.while_loop(
-      lambda stride: 2 * stride <= grid.crowd, lambda stride: (2 * stride,), [1]
-    )[0]
-    return tf.while_loop(lambda stride, _: stride > 0, body, [half, interval])[1]
-
-  limits = tf.constant([2**steps for steps in _UNROLLED_STEPS], tf.int32)
-  branch = tf.reduce_sum(tf.cast(grid.crowd >= limits, tf.int32))
-  branches = [unrolled(steps) for steps in _UNROLLED_STEPS] + [looped]
-  return tf.switch_case(branch, branches)
+  smallest = 2**_UNROLLED_STEPS
+  start = [grid.stride, interval]
+  _, interval = tf.while_loop(lambda stride, _: stride >= smallest, bisect, start)
+  for step in reversed(range(_UNROLLED_STEPS)):
+    interval = _bisect(scores, grid.left, interval, 2**step)
+  return interval
 
 
 def offset(scores, grid, interval, limit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import gc
 from typing import Any, Callable, NamedTuple
 
 import tensorflow as tf
@@ -12,6 +13,8 @@ from ap_detect.losses import labels as labels_lib
 from ap_detect.losses import ranking
 
 
+# Nothing in here needs AutoGraph, which would take longer than the tracing itself.
+@tf.autograph.experimental.do_not_convert
 def loss(logits, labels, errors, *, delta, images_per_ranking, jit_compile):
   """A ranking loss whose gradient is the error-driven update.
 
@@ -37,7 +40,10 @@ def loss(logits, labels, errors, *, delta, images_per_ranking, jit_compile):
   return with_update(logits)
 
 
-def loss_and_gradient(logits, labels, errors, *, delta, images_per_ranking, jit_compile):
+@tf.autograph.experimental.do_not_convert
+def loss_and_gradient(
+  logits, labels, errors, *, delta, images_per_ranking, jit_compile
+):
   """The value of `loss` and the update, without a gradient tape.
 
   Returns:
@@ -78,7 +84,7 @@ class _Engine(NamedTuple):
   gradient: Callable[..., Any]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _engine(errors, images_per_ranking, jit_compile):
   """Value and update as functions of tensors; traced once for each shape."""
 
@@ -88,7 +94,7 @@ def _engine(errors, images_per_ranking, jit_compile):
       return ranking.rank(rows, targets, delta, errors)
     groups = _grouped(logits, labels, images_per_ranking)
     values, lines = tf.map_fn(
-      lambda group: ranking.rank(*group, delta, errors),
+      lambda group: ranking.rank(group[0], group[1], delta, errors),
       groups,
       fn_output_signature=(tf.float32, ranking.Lines.signature()),
     )
@@ -97,13 +103,13 @@ def _engine(errors, images_per_ranking, jit_compile):
 
   def gradient(logits, labels, lines, upstream):
     if images_per_ranking is None:
-      update = ranking.gradient(*_one_list(logits, labels), lines, upstream)
+      update = _update(_one_list(logits, labels), lines, upstream)
       return tf.reshape(update, tf.shape(logits))
     grouped, targets = _grouped(logits, labels, images_per_ranking)
     number = tf.cast(tf.maximum(tf.shape(grouped)[0], 1), tf.float32)
     share = tf.cast(upstream, tf.float32) / number
     update = tf.map_fn(
-      lambda group: ranking.gradient(*group, share),
+      lambda group: _update(group[:2], group[2], share),
       (grouped, targets, lines),
       fn_output_signature=logits.dtype,
     )
@@ -117,8 +123,15 @@ def _engine(errors, images_per_ranking, jit_compile):
   )
 
 
-# Compiled functions that outlive TensorFlow's own clean-up print errors at exit.
-atexit.register(_engine.cache_clear)
+@atexit.register
+def _release():
+  # Compiled functions that outlive TensorFlow's modules print errors at exit.
+  _engine.cache_clear()
+  gc.collect()
+
+
+def _update(rows, lines, upstream):
+  return ranking.gradient(rows[0], rows[1], lines, upstream)
 
 
 def _one_list(logits, labels):

@@ -12,7 +12,7 @@ def build_fpn(features, *, channels=256):
   (authors' release).
 
   Args:
-    features: Keras tensors [C3, C4, C5], [B, h, w, c] each.
+    features: Keras tensors [C3, C4, C5], [B, h, w, c] each, h and w halving.
     channels: of every level.
 
   Returns:
@@ -24,9 +24,7 @@ def build_fpn(features, *, channels=256):
   ]
   merged = [laterals[-1]]
   for lateral in reversed(laterals[:-1]):
-    merged.insert(
-      0, lateral + Upsample2x()(merged[0])[:, : lateral.shape[1], : lateral.shape[2]]
-    )
+    merged.insert(0, lateral + Upsample2x()(merged[0]))
   pyramid = [
     tf.keras.layers.Conv2D(channels, 3, padding="same", name=f"fpn_output{level}")(top)
     for level, top in zip((3, 4, 5), merged)

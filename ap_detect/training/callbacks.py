@@ -38,12 +38,14 @@ class StepLogger(tf.keras.callbacks.Callback):
     self._images_per_step = images_per_step
     self._image_ids_of_step = image_ids_of_step
     self._step = 0
-    self._since = None
-    self._unwritten = None
+    # Time and step that the next speed is measured from; None before the first step,
+    # which builds the graph and is no training time.
+    self._since: tuple[float, int] | None = None
+    self._unwritten: dict[str, float] = {}
 
   def on_train_begin(self, logs=None):
     self._step = int(self.model.optimizer.iterations.numpy())
-    self._since = None  # the first step builds the graph, which is no training time
+    self._since = None
 
   def on_epoch_begin(self, epoch, logs=None):
     if self._since is not None:  # nor is what lies between two epochs
@@ -71,7 +73,7 @@ class StepLogger(tf.keras.callbacks.Callback):
       self._write()
 
   def _write(self):
-    logs, self._unwritten = self._unwritten, None
+    logs, self._unwritten = self._unwritten, {}
     with self._writer.as_default(step=self._step):
       for name, value in logs.items():
         is_train = name.endswith("loss") or name == "gradient_norm"

@@ -34,6 +34,8 @@ class Detector(tf.keras.Model):
 
   def __init__(self, network, anchors, *, model, train, compile_step=False):
     super().__init__(name="detector")
+    # train_step has reduced its logs already; Keras would add them up over replicas.
+    self.distribute_reduction_method = "first"
     self.network = network
     self._anchors = tf.constant(anchors)
     self._model = model

@@ -79,7 +79,9 @@ class Evaluator:
     found = self.detect(dataset.records)
     results = []
     for record, image in zip(dataset.records, found):
-      results += coco.coco_results(record.image_id, *image, dataset.category_ids)
+      results += coco.coco_results(
+        record.image_id, image.boxes, image.scores, image.classes, dataset.category_ids
+      )
     return coco.evaluate_coco(dataset, results), found, results
 
 

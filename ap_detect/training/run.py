@@ -53,6 +53,7 @@ def write_json(path: str, value: Any) -> None:
 
 
 def read_json(path: str) -> Any:
+  """What a JSON file holds."""
   with open(path, encoding="utf-8") as file:
     return json.load(file)
 
@@ -101,6 +102,7 @@ def load_config(model_dir: str) -> config_lib.Config:
 
 
 def load_classes(model_dir: str) -> Classes:
+  """The classes that a run was started with."""
   saved = read_json(os.path.join(model_dir, CLASSES))
   return Classes(tuple(saved["names"]), tuple(saved["category_ids"]))
 
@@ -215,7 +217,7 @@ def build_network(config: config_lib.Config, num_classes: int, *, pretrained: bo
     model.backbone,
     data.image_size_px,
     weights=model.backbone_weights if pretrained else "",
-    frozen_levels=model.frozen_levels,
+    frozen_levels=model.frozen_levels if model.backbone_weights else 0,
     freeze_batch_norm=bool(model.backbone_weights),
   )
   network = retinanet.build_retinanet(
@@ -300,10 +302,10 @@ def restore(model_dir: str, checkpoint: str = "", *, strategy=None) -> RestoredR
   strategy = strategy or distribution.make_strategy()
   with strategy.scope():
     network = build_network(config, len(classes.names), pretrained=False)
-  status = tf.train.Checkpoint(network=network).restore(path)
   try:
+    status = tf.train.Checkpoint(network=network).restore(path)
     status.assert_existing_objects_matched().expect_partial()
-  except AssertionError as error:
+  except (AssertionError, ValueError) as error:
     raise ValueError(f"checkpoint {path} does not fit the network: {error}") from error
   logging.info("restored %s", path)
   return RestoredRun(config, classes, network, strategy, path)

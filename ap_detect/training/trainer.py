@@ -114,6 +114,11 @@ def _make_schedule(train, steps_per_epoch):
 
 def _make_detector(config, num_classes, schedule, strategy):
   train = config.train
+  if not config.model.backbone_weights:
+    logging.info(
+      "no model.backbone_weights: the backbone starts from nothing, which takes several "
+      "times the pictures or epochs that a pretrained one takes"
+    )
   network = run_lib.build_network(config, num_classes, pretrained=True)
   compile_step = train.jit_compile == "always" or (
     train.jit_compile == "auto" and distribution.compiles_by_default(strategy)

@@ -143,6 +143,7 @@ def test_images_of_a_batch_do_not_touch_each_other(network):
 
 @pytest.mark.slow
 def test_the_whole_network_runs_under_xla():
+  tf.keras.utils.set_random_seed(0)
   backbone = backbones.build_backbone("resnet10", (128, 128))
   network = retinanet.build_retinanet(
     backbone,

@@ -93,3 +93,52 @@ def auc_loss(logits, labels, delta=1.0):
       gradient[i] -= term
       gradient[j] += term
   return loss, gradient.reshape(np.shape(logits))
+
+
+def ap_loss_of_large(logits, labels, delta=1.0, interpolated=True):
+  """As `ap_loss` for inputs whose pairs are too many, in float64 by prefix sums.
+
+  The sums over a positive's window come from the sorted scores, relative to the mean.
+  """
+  scores = np.asarray(logits, np.float64)
+  is_positive = labels[:, None] == np.arange(1, scores.shape[1] + 1)
+  is_negative = ~is_positive & (labels != -1)[:, None]
+  positives = np.sort(scores[is_positive])
+  negatives = np.sort(scores[is_negative])
+  above = _sums_of_steps(negatives, positives, delta)
+  ranks = 0.5 + _sums_of_steps(positives, positives, delta)
+  errors = above / (ranks + above)
+  if interpolated:
+    errors = np.minimum.accumulate(errors)
+  weights = np.divide(errors, above, out=np.zeros_like(above), where=above > 0)
+  share = 1.0 / len(positives)
+  gradient = np.zeros_like(scores)
+  order = np.argsort(scores[is_positive], kind="stable")
+  own = np.empty_like(errors)
+  own[order] = -errors * share
+  gradient[is_positive] = own
+  knots = np.concatenate([positives - delta, positives + delta])
+  rises = np.concatenate([weights, -weights]) * share / (2 * delta)
+  order = np.argsort(knots, kind="stable")
+  knots, rises = knots[order], rises[order]
+  slopes = np.cumsum(rises)
+  heights = np.concatenate([[0.0], np.cumsum(slopes[:-1] * np.diff(knots))])
+  interval = np.searchsorted(knots, scores[is_negative], side="right") - 1
+  line = heights[interval] + slopes[interval] * (scores[is_negative] - knots[interval])
+  gradient[is_negative] = np.where(interval < 0, 0.0, line)
+  return errors.mean(), gradient
+
+
+def _sums_of_steps(scores, positives, delta):
+  """sum_j f(s_j - s_i) for every positive; scores are sorted."""
+  center = scores.mean() if scores.size else 0.0
+  total = np.concatenate([[0.0], np.cumsum(scores - center)])
+  begin = np.searchsorted(scores, positives - delta)
+  end = np.searchsorted(scores, positives + delta)
+  inside = total[end] - total[begin] - (end - begin) * (positives - center)
+  return len(scores) - end + inside / (2 * delta) + (end - begin) / 2
+
+
+def error_driven_update(output, desired):
+  """Gradient for the scores behind an output, -(desired - output); eqs. 8 and 9."""
+  return np.asarray(output, np.float64) - np.asarray(desired, np.float64)

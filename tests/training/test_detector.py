@@ -27,11 +27,12 @@ def make_detector(config, strategy, learning_rate=0.1):
 
 
 def make_batch(seed, num_images=2):
-  """Noise with two objects an image, and a third one too small for any anchor."""
+  """Noise with an object that anchors reach, one that none does, and padding."""
   rng = np.random.default_rng(seed)
   corner = rng.uniform(0, 80, [num_images, 3, 2])
   size = rng.uniform(20, 40, [num_images, 3, 2])
   boxes = np.concatenate([corner, corner + size], axis=-1).astype(np.float32)
+  boxes[:, 1] = [-500, -500, -400, -400]
   classes = rng.integers(1, NUM_CLASSES + 1, [num_images, 3]).astype(np.int32)
   classes[:, 2] = 0
   return {
@@ -74,12 +75,14 @@ def two_devices():
 def steps(make_config, one_device, two_devices):
   """Logs, weights before and after a step with decay and clipping, by replicas' data."""
   # A single step of SGD shows the gradient itself, which Adam would rescale.
-  config = make_config({
-    "train.optimizer": "sgd",
-    "train.momentum": 0.0,
-    "train.weight_decay": 0.01,
-    "train.clip_norm": 0.5,
-  })
+  config = make_config(
+    {
+      "train.optimizer": "sgd",
+      "train.momentum": 0.0,
+      "train.weight_decay": 0.01,
+      "train.clip_norm": 0.5,
+    }
+  )
   found = {}
   for name, strategy, seeds in [
     ("first", one_device, [1]),
@@ -107,16 +110,17 @@ class TestReplicas:
 
   def test_losses_are_means(self, steps):
     first, second, both = (steps[k][0] for k in ("first", "second", "different"))
-    for name in ("total_loss", "ap_loss", "box_loss"):
+    for name in ("total_loss", "focal_loss", "box_loss"):
       assert abs(first[name] - second[name]) > 1e-6
       mean = (first[name] + second[name]) / 2
       assert both[name] == pytest.approx(mean, rel=1e-4)
-    for name in ("total_loss", "ap_loss", "box_loss", "gradient_norm"):
+    for name in ("total_loss", "focal_loss", "box_loss", "gradient_norm"):
       assert steps["same"][0][name] == pytest.approx(first[name], rel=1e-4)
 
   def test_counts_are_sums(self, steps):
     first, second, both = (steps[k][0] for k in ("first", "second", "different"))
     assert first["num_positive_anchors"] > 0
+    assert first["gt_without_anchor"] == 2  # of two images
     for name in ("num_positive_anchors", "gt_without_anchor"):
       assert both[name] == first[name] + second[name]
     twice = steps["same"][0]["num_positive_anchors"]
@@ -124,7 +128,7 @@ class TestReplicas:
 
   def test_total_is_the_sum_of_its_parts(self, steps):
     logs = steps["first"][0]
-    total = logs["ap_loss"] + logs["box_loss"]
+    total = logs["focal_loss"] + logs["box_loss"]
     assert logs["total_loss"] == pytest.approx(total, rel=1e-5)
 
 
@@ -161,12 +165,14 @@ class TestWeightDecay:
     self, optimizer, make_config, one_device, monkeypatch
   ):
     """Losses 3 x kernel and 2 x bias: their gradients are known."""
-    config = make_config({
-      "train.optimizer": optimizer,
-      "train.momentum": 0.5,
-      "train.weight_decay": 0.25,
-      "train.clip_norm": 0.0,
-    })
+    config = make_config(
+      {
+        "train.optimizer": optimizer,
+        "train.momentum": 0.5,
+        "train.weight_decay": 0.25,
+        "train.clip_norm": 0.0,
+      }
+    )
     monkeypatch.setattr(
       detector,
       "make_classification_loss",

@@ -55,7 +55,9 @@ def test_no_warm_up():
 def test_copy_from_its_config_is_the_same():
   schedule = make("cosine")
   copy = schedules.WarmupSchedule.from_config(schedule.get_config())
-  assert [float(copy(s)) for s in (0, 7, 50)] == [float(schedule(s)) for s in (0, 7, 50)]
+  assert [float(copy(s)) for s in (0, 7, 50)] == [
+    float(schedule(s)) for s in (0, 7, 50)
+  ]
 
 
 def test_errors():

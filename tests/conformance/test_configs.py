@@ -1,0 +1,96 @@
+"""Every file in configs/ loads, resolves, builds, and takes a step at reduced size."""
+
+import importlib.util
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ap_detect import config as config_lib
+from ap_detect.training import detector, optimizers, run
+
+CONFIGS = sorted(pathlib.Path(__file__).resolve().parents[2].glob("configs/*.py"))
+SIZE_PX = 128
+
+
+def load(path):
+  spec = importlib.util.spec_from_file_location(f"configs_{path.stem}", path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
+def reduced(path):
+  """The config of a file, without weights, as small as its backbone lets it be."""
+  values = load(path).get_config()
+  values.model.backbone_weights = ""
+  values.model.fpn_channels = 16
+  values.model.head_convolutions = 1
+  values.data.image_size_px = (SIZE_PX, SIZE_PX)
+  values.data.root = values.data.root or "given by the user"
+  values.train.batch_size = 2
+  return config_lib.resolve(values)
+
+
+def make_batch(num_images=2):
+  rng = np.random.default_rng(0)
+  return {
+    "image": rng.uniform(0, 255, [num_images, SIZE_PX, SIZE_PX, 3]).astype(np.float32),
+    "boxes": np.tile(np.array([[[10, 20, 50, 60]]], np.float32), [num_images, 1, 1]),
+    "classes": np.ones([num_images, 1], np.int32),
+    "ignored": np.zeros([num_images, 1], bool),
+  }
+
+
+@pytest.fixture
+def without_graphs():
+  """One step alone is much faster without compiling it."""
+  tf.config.run_functions_eagerly(True)
+  yield
+  tf.config.run_functions_eagerly(False)
+
+
+def test_there_are_configs():
+  assert {"shapes", "own_data"} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_resolves_as_it_is(path):
+  values = load(path).get_config()
+  values.data.root = values.data.root or "given by the user"
+  config = config_lib.resolve(values)
+  assert load(path).__doc__
+  assert config.model.backbone
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.usefixtures("without_graphs")
+def test_takes_a_step(path):
+  config = reduced(path)
+  tf.keras.utils.set_random_seed(0)
+  network = run.build_network(config, 2, pretrained=True)
+  model = detector.Detector(
+    network, run.make_anchors(config), model=config.model, train=config.train
+  )
+  model.compile(
+    optimizer=optimizers.make_optimizer(
+      config.train.optimizer,
+      config.train.learning_rate,
+      momentum=config.train.momentum,
+      weight_decay=config.train.weight_decay,
+    )
+  )
+  before = [weight.numpy() for weight in network.trainable_variables]
+  batches = tf.data.Dataset.from_tensors(make_batch())
+  logs = model.fit(batches, verbose=0).history
+  assert np.isfinite(logs["total_loss"][0])
+  assert logs["num_positive_anchors"][0] > 0
+  after = [weight.numpy() for weight in network.trainable_variables]
+  moved = [np.any(a != b) for a, b in zip(after, before)]
+  # All the heads and the pyramid above; a block that starts at 0 may wait a step.
+  assert np.mean(moved) > 0.5
+  found = run.make_detect(config)(
+    network(make_batch()["image"], training=False), tf.fill([2, 2], float(SIZE_PX))
+  )
+  assert found.boxes.shape == (2, config.eval.max_detections, 4)
