@@ -321,9 +321,7 @@ def _faults(config: Config) -> list[str]:
   checks = [
     (
       len(data.image_size_px) == 2
-      and all(
-        isinstance(s, int) and s > 0 and s % 32 == 0 for s in data.image_size_px
-      ),
+      and all(isinstance(s, int) and s > 0 and s % 32 == 0 for s in data.image_size_px),
       "data.image_size_px must be (height, width), multiples of 32, "
       f"got {data.image_size_px}",
     ),

@@ -60,9 +60,7 @@ class Frame(NamedTuple):
   left: int
 
 
-def make_frame(
-  center_yx: tuple[float, float], half_size: float, angle: float
-) -> Frame:
+def make_frame(center_yx: tuple[float, float], half_size: float, angle: float) -> Frame:
   """The axes, turned by `angle` radians, of a square window around a centre."""
   top, left = (math.floor(c - half_size) - 1 for c in center_yx)
   side = math.ceil(2 * half_size) + 3

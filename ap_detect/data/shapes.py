@@ -357,23 +357,27 @@ def _coco_json(dataset: DetectionDataset) -> dict:
   images: list[dict] = []
   annotations: list[dict] = []
   for record in dataset.records:
-    images.append({
-      "id": record.image_id,
-      "file_name": f"{record.image_id:06d}.png",
-      "height": record.height,
-      "width": record.width,
-    })
+    images.append(
+      {
+        "id": record.image_id,
+        "file_name": f"{record.image_id:06d}.png",
+        "height": record.height,
+        "width": record.width,
+      }
+    )
     columns = (record.boxes, record.classes, record.areas)
     for box, class_id, area in zip(*(column.tolist() for column in columns)):
       ymin, xmin, ymax, xmax = box
-      annotations.append({
-        "id": len(annotations) + 1,
-        "image_id": record.image_id,
-        "category_id": dataset.category_ids[class_id - 1],
-        "bbox": [xmin, ymin, xmax - xmin, ymax - ymin],
-        "area": area,
-        "iscrowd": 0,
-      })
+      annotations.append(
+        {
+          "id": len(annotations) + 1,
+          "image_id": record.image_id,
+          "category_id": dataset.category_ids[class_id - 1],
+          "bbox": [xmin, ymin, xmax - xmin, ymax - ymin],
+          "area": area,
+          "iscrowd": 0,
+        }
+      )
   categories = [
     {"id": category_id, "name": name, "supercategory": "shape"}
     for category_id, name in zip(dataset.category_ids, dataset.class_names)

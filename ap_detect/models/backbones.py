@@ -45,8 +45,8 @@ def build_backbone(
   """A backbone as a Keras model from pixels to feature maps.
 
   Args:
-    name: "resnet50", "resnet101" (tf.keras.applications), "resnet18", "resnet10" or
-      "efficientnet_lite0" (keras-cv).
+    name: "resnet50", "resnet101" (tf.keras.applications), "resnet18",
+      "csp_darknet_nano" or "efficientnet_lite0" (keras-cv).
     image_size: (height, width) of the input, pixels; multiples of 32.
     weights: "" for none, "imagenet" (ResNet-50/101; downloaded by Keras), or the path
       of a file that Keras' load_weights reads.
@@ -100,10 +100,12 @@ def _weights(name, weights):
 def _freeze(network, level_ends, frozen_levels, *, freeze_batch_norm):
   names = [layer.name for layer in network.layers]
   num_frozen = names.index(level_ends[frozen_levels - 1]) + 1 if frozen_levels else 0
-  for position, layer in enumerate(network.layers):
-    is_batch_norm = isinstance(layer, tf.keras.layers.BatchNormalization)
-    if position < num_frozen or (is_batch_norm and freeze_batch_norm):
-      layer.trainable = False
+  for layer in network.layers[:num_frozen]:
+    layer.trainable = False
+  if freeze_batch_norm:
+    for module in network.submodules:
+      if isinstance(module, tf.keras.layers.BatchNormalization):
+        module.trainable = False
 
 
 def _build_keras_resnet(constructor_name):
@@ -118,22 +120,19 @@ def _build_keras_resnet(constructor_name):
   return build
 
 
-def _build_basic_resnet(filters, blocks_per_stage):
-  def build(images, weights):
-    import keras_cv
+def _build_resnet18(images, weights):
+  import keras_cv
 
-    network = keras_cv.models.ResNetBackbone(
-      stackwise_filters=filters,
-      stackwise_blocks=[blocks_per_stage] * 4,
-      stackwise_strides=[1, 2, 2, 2],
-      block_type="basic_block",
-      include_rescaling=False,
-      input_tensor=images,
-    )
-    _load_weights(network, weights)
-    return network
-
-  return build
+  network = keras_cv.models.ResNetBackbone(
+    stackwise_filters=[64, 128, 256, 512],
+    stackwise_blocks=[2, 2, 2, 2],
+    stackwise_strides=[1, 2, 2, 2],
+    block_type="basic_block",
+    include_rescaling=False,
+    input_tensor=images,
+  )
+  _load_weights(network, weights)
+  return network
 
 
 def _build_csp_darknet_nano(images, weights):
@@ -206,10 +205,6 @@ def _keras_resnet_ends(conv4_blocks):
   )
 
 
-def _basic_resnet_ends(blocks):
-  return ("conv1_relu", *(f"v2_stack_{i}_block{blocks}_out" for i in range(4)))
-
-
 _BACKBONES = {
   # For short runs from scratch on a CPU: width 0.25 and depth 0.33 of CSPDarkNet-L.
   "csp_darknet_nano": _Backbone(
@@ -217,14 +212,10 @@ _BACKBONES = {
     _centered,
     ("stem_conv", "dark2_csp", "dark3_csp", "dark4_csp", "dark5_csp"),
   ),
-  # For short runs from scratch on a CPU: a third of ResNet-18's time.
-  "resnet10": _Backbone(
-    _build_basic_resnet([64, 96, 128, 160], 1), _resnet_normalize, _basic_resnet_ends(1)
-  ),
   "resnet18": _Backbone(
-    _build_basic_resnet([64, 128, 256, 512], 2),
+    _build_resnet18,
     _resnet_normalize,
-    _basic_resnet_ends(2),
+    ("conv1_relu", *(f"v2_stack_{stack}_block2_out" for stack in range(4))),
   ),
   "resnet50": _Backbone(
     _build_keras_resnet("ResNet50"), _resnet_normalize, _keras_resnet_ends(6)

@@ -81,13 +81,11 @@ class StepLogger(tf.keras.callbacks.Callback):
       # The rate of the step that these losses are of, the one before `_step`.
       tf.summary.scalar("learning_rate", self._schedule(self._step - 1))
       if self._since is not None and self._step > self._since[1]:
-        tf.summary.scalar("images_per_second", self._images_per_second())
+        started, step = self._since
+        seconds = max(time.monotonic() - started, 1e-9)
+        rate = (self._step - step) * self._images_per_step / seconds
+        tf.summary.scalar("images_per_second", rate)
         self._since = (time.monotonic(), self._step)
-
-  def _images_per_second(self):
-    since, step = self._since
-    seconds = max(time.monotonic() - since, 1e-9)
-    return (self._step - step) * self._images_per_step / seconds
 
 
 class EpochLogger(tf.keras.callbacks.Callback):

@@ -68,7 +68,7 @@ def start(model_dir: str, config: config_lib.Config, classes: Classes) -> None:
     ValueError: the folder belongs to a run of another config or of other classes.
   """
   config_path = os.path.join(model_dir, CONFIG)
-  if not (os.path.exists(config_path) and _latest_checkpoint(model_dir)):
+  if not (os.path.exists(config_path) and latest_checkpoint(model_dir)):
     os.makedirs(model_dir, exist_ok=True)
     write_json(os.path.join(model_dir, CLASSES), classes._asdict())
     write_json(config_path, json.loads(config.to_json()))
@@ -317,7 +317,7 @@ def _find_checkpoint(model_dir, checkpoint):
   if not checkpoint and os.path.exists(best):
     path = os.path.join(model_dir, "best", read_json(best)["checkpoint"])
   elif checkpoint in ("", "latest"):
-    path = _latest_checkpoint(model_dir)
+    path = latest_checkpoint(model_dir)
   if not os.path.exists(f"{path}.index"):
     raise ValueError(
       f"there is no checkpoint {path}" if path else f"{model_dir} has no checkpoint yet"
@@ -325,7 +325,7 @@ def _find_checkpoint(model_dir, checkpoint):
   return path
 
 
-def _latest_checkpoint(model_dir):
+def latest_checkpoint(model_dir):
   """Path of the latest epoch's checkpoint; "" for none."""
   return tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints")) or ""
 

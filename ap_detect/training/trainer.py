@@ -45,7 +45,7 @@ def train(config, model_dir, *, strategy=None):
   steps_per_epoch = math.ceil(len(train_set.records) / batch_size)
   with strategy.scope():
     schedule = _make_schedule(config.train, steps_per_epoch)
-    model = _make_detector(config, len(classes.names), schedule, strategy)
+    model = _make_detector(config, len(classes.names), schedule, strategy, model_dir)
     epoch = tf.Variable(0, trainable=False, dtype=tf.int64, name="epoch")
   managers = _make_managers(config, model_dir, model, epoch)
   _restore_or_start(managers[0], model, strategy)
@@ -112,14 +112,16 @@ def _make_schedule(train, steps_per_epoch):
   )
 
 
-def _make_detector(config, num_classes, schedule, strategy):
+def _make_detector(config, num_classes, schedule, strategy, model_dir):
   train = config.train
+  # A run that goes on does not need the backbone's file any more.
+  is_fresh = not run_lib.latest_checkpoint(model_dir)
   if not config.model.backbone_weights:
     logging.info(
-      "no model.backbone_weights: the backbone starts from nothing, which takes several "
-      "times the pictures or epochs that a pretrained one takes"
+      "no model.backbone_weights: the backbone is trained from scratch, which takes "
+      "several times the pictures or epochs that a pretrained one takes"
     )
-  network = run_lib.build_network(config, num_classes, pretrained=True)
+  network = run_lib.build_network(config, num_classes, pretrained=is_fresh)
   compile_step = train.jit_compile == "always" or (
     train.jit_compile == "auto" and distribution.compiles_by_default(strategy)
   )

@@ -188,9 +188,7 @@ AREAS = {  # at half size 1
 def test_shapes_cover_their_area_in_every_rotation(name, half_u, half_v):
   longer = max(half_u, half_v)
   for angle in (0.0, 0.5, 2.0):
-    frame = rendering.make_frame(
-      (40.3, 50.6), shapes.OBJECT_WINDOW * longer, angle
-    )
+    frame = rendering.make_frame((40.3, 50.6), shapes.OBJECT_WINDOW * longer, angle)
     distance = rendering.SHAPES[name](frame.u, frame.v, half_u, half_v)
     stamp = rendering.make_stamp(frame, distance, (100, 100))
     assert distance.dtype == np.float32

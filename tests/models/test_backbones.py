@@ -7,7 +7,7 @@ import tensorflow as tf
 from ap_detect.models import backbones
 
 SIZE = (128, 96)
-SMALL = ("resnet10", "efficientnet_lite0")
+SMALL = ("csp_darknet_nano", "efficientnet_lite0")
 
 
 def pixels(count=1):
@@ -33,7 +33,7 @@ def last_part(variable):
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(name, marks=pytest.mark.slow if name == "resnet101" else ())
+    pytest.param(name, marks=pytest.mark.slow if name == "resnet181" else ())
     for name in backbones.BACKBONES
   ],
 )
@@ -46,7 +46,7 @@ def test_every_backbone_gives_strides_8_16_32(name):
 
 def test_resnets_subtract_the_mean_from_bgr():
   # RGB (10, 20, 30) -> BGR (30, 20, 10) - (103.939, 116.779, 123.68)
-  model = plain_model("resnet10")
+  model = plain_model("resnet18")
   normalization = model.get_layer("input_normalization")
   found = normalization(tf.constant([[[[10.0, 20.0, 30.0]]]]))
   np.testing.assert_allclose(found[0, 0, 0], [-73.939, -96.779, -113.68], rtol=1e-6)
@@ -71,8 +71,8 @@ def test_the_model_normalises_its_input(name):
 
 
 @pytest.mark.parametrize("frozen_levels", [0, 1, 2, 5])
-def test_frozen_levels_of_resnet10(frozen_levels):
-  model = backbones.build_backbone("resnet10", SIZE, frozen_levels=frozen_levels)
+def test_frozen_levels_of_resnet18(frozen_levels):
+  model = backbones.build_backbone("resnet18", SIZE, frozen_levels=frozen_levels)
   # C1 ends after conv1; C<n> is the stage v2_stack_<n - 2>.
   frozen = ("conv1", *(f"v2_stack_{stage}_" for stage in range(4)))[:frozen_levels]
   for layer in inner(model).layers:
@@ -137,7 +137,7 @@ def test_weights_from_a_file_are_used(name, tmp_path):
 
 def test_a_missing_weights_file_is_named():
   with pytest.raises(ValueError, match=r"no file 'nowhere/x\.weights\.h5'"):
-    backbones.build_backbone("resnet10", SIZE, weights="nowhere/x.weights.h5")
+    backbones.build_backbone("resnet18", SIZE, weights="nowhere/x.weights.h5")
 
 
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.keras", "x.ckpt", "x"])
@@ -145,7 +145,7 @@ def test_a_file_that_holds_no_weights_is_named(name, tmp_path):
   path = tmp_path / name
   path.write_text("no weights")
   with pytest.raises(ValueError, match=f"{path.name}' does not fit"):
-    backbones.build_backbone("resnet10", SIZE, weights=str(path))
+    backbones.build_backbone("resnet18", SIZE, weights=str(path))
 
 
 def test_weights_of_another_network_are_named(tmp_path):
@@ -153,12 +153,12 @@ def test_weights_of_another_network_are_named(tmp_path):
   spec = backbones._BACKBONES["efficientnet_lite0"]
   spec.build(tf.keras.Input((*SIZE, 3)), None).save_weights(path)
   with pytest.raises(ValueError, match=r"lite0\.weights\.h5' does not fit"):
-    backbones.build_backbone("resnet10", SIZE, weights=path)
+    backbones.build_backbone("resnet18", SIZE, weights=path)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "resnet10", "resnet18"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "csp_darknet_nano", "resnet18"])
 def test_imagenet_weights_exist_for_some_only(name):
-  with pytest.raises(ValueError, match="exist for resnet50 and resnet101"):
+  with pytest.raises(ValueError, match="exist for resnet50 and resnet181"):
     backbones.build_backbone(name, SIZE, weights="imagenet")
 
 
@@ -166,6 +166,6 @@ def test_impossible_arguments_raise():
   with pytest.raises(ValueError, match=r"must be one of .*resnet18.* got 'vgg'"):
     backbones.build_backbone("vgg", SIZE)
   with pytest.raises(ValueError, match="multiples of 32"):
-    backbones.build_backbone("resnet10", (128, 100))
+    backbones.build_backbone("resnet18", (128, 100))
   with pytest.raises(ValueError, match="must be 0 to 5, got 6"):
-    backbones.build_backbone("resnet10", SIZE, frozen_levels=6)
+    backbones.build_backbone("resnet18", SIZE, frozen_levels=6)
