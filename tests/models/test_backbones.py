@@ -33,7 +33,7 @@ def last_part(variable):
 @pytest.mark.parametrize(
   "name",
   [
-    pytest.param(name, marks=pytest.mark.slow if name == "resnet181" else ())
+    pytest.param(name, marks=pytest.mark.slow if name == "resnet101" else ())
     for name in backbones.BACKBONES
   ],
 )
@@ -158,7 +158,7 @@ def test_weights_of_another_network_are_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["efficientnet_lite0", "csp_darknet_nano", "resnet18"])
 def test_imagenet_weights_exist_for_some_only(name):
-  with pytest.raises(ValueError, match="exist for resnet50 and resnet181"):
+  with pytest.raises(ValueError, match="exist for resnet50 and resnet101"):
     backbones.build_backbone(name, SIZE, weights="imagenet")
 
 
