@@ -2,15 +2,13 @@
 
 from absl import flags
 
-from ap_detect import config as config_lib
+from ap_detect import command_line
 
-MODEL_DIR = flags.DEFINE_string("model_dir", "runs/shapes", "Folder of the run.")
+MODEL_DIR = command_line.define_model_dir()
 SPLIT = flags.DEFINE_string(
   "split", "", "Split to evaluate; by default the one the run validates on."
 )
-CHECKPOINT = flags.DEFINE_string(
-  "checkpoint", "", "Path of a checkpoint, or 'latest'; by default the best."
-)
+CHECKPOINT = command_line.define_checkpoint()
 
 
 def main(_):
@@ -22,4 +20,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-  config_lib.run(main)
+  command_line.run(main)

@@ -1,11 +1,10 @@
 """Trains a detector, or continues a run: python train.py --config=... --model_dir=..."""
 
-from absl import flags
-
+from ap_detect import command_line
 from ap_detect import config as config_lib
 
-CONFIG = config_lib.define_flag("configs/shapes.py")
-MODEL_DIR = flags.DEFINE_string("model_dir", "runs/shapes", "Folder of the run.")
+CONFIG = command_line.define_config("configs/shapes.py")
+MODEL_DIR = command_line.define_model_dir()
 
 
 def main(_):
@@ -27,4 +26,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-  config_lib.run(main)
+  command_line.run(main)

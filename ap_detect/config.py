@@ -5,14 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
-import re
-import sys
-from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
-from absl import app, flags, logging
-from ml_collections import config_flags
 
 DATA_FORMATS = ("auto", "voc", "coco", "shapes")
 CLASSIFICATION_LOSSES = ("ap_loss", "focal_loss")
@@ -400,51 +395,3 @@ def differences(saved: Config, current: Config) -> list[str]:
     if before != after:
       found.append(f"{name}: {before!r} -> {after!r}")
   return found
-
-
-def define_flag(default_path: str):
-  """Defines --config=<file> with --config.<section>.<field>=<value> overrides."""
-  # Now, for the definition reads the command line, and a KeyError is all that it says.
-  _refuse_unknown_fields(sys.argv)
-  return config_flags.DEFINE_config_file(
-    "config", default_path, "Config file; override a field by --config.<field>=<value>."
-  )
-
-
-def run(main, *, takes_arguments=False) -> None:
-  """absl's app.run, with errors that a user can act on.
-
-  A wrong override lists the fields there are. Faults in what the user gave (ValueError,
-  OSError) are printed without a traceback, unless --verbosity=1.
-
-  Args:
-    main: function of argv.
-    takes_arguments: whether there may be arguments that are no flags.
-  """
-
-  def guarded_main(argv: Sequence[str]):
-    if len(argv) > 1 and not takes_arguments:
-      sys.exit(f"error: unexpected argument {argv[1]!r}; flags are --name=value")
-    try:
-      return main(argv)
-    except KeyboardInterrupt:
-      sys.exit(130)
-    except (ValueError, OSError) as error:
-      logging.debug("where it was raised:", exc_info=True)
-      sys.exit(f"error: {error}")
-
-  app.run(guarded_main, flags_parser=_parse_flags)
-
-
-def _refuse_unknown_fields(argv):
-  for argument in argv[1:]:
-    found = re.match(r"--?(?:no)?config\.([^=]*)", argument)
-    if found and found[1] not in field_names():
-      sys.exit(f"error: {unknown_field(found[1])}")
-
-
-def _parse_flags(argv):
-  try:
-    return flags.FLAGS(argv)
-  except (flags.Error, TypeError, AttributeError, KeyError, OSError) as error:
-    sys.exit(f"error: {error}")

@@ -2,23 +2,14 @@
 
 from absl import flags
 
-from ap_detect import config as config_lib
+from ap_detect import command_line
 
-MODEL_DIR = flags.DEFINE_string("model_dir", "runs/shapes", "Folder of the run.")
+MODEL_DIR = command_line.define_model_dir()
 EXPORT_DIR = flags.DEFINE_string(
   "export_dir", "", "Folder of the model's versions; default: <model_dir>/export."
 )
-CHECKPOINT = flags.DEFINE_string(
-  "checkpoint", "", "Path of a checkpoint, or 'latest'; by default the best."
-)
-SCORE_THRESHOLD = flags.DEFINE_float(
-  "score_threshold",
-  None,
-  "Score that detections need; by default the run's own threshold of each class, best "
-  "by F1 on its validation split.",
-  lower_bound=0.0,
-  upper_bound=1.0,
-)
+CHECKPOINT = command_line.define_checkpoint()
+SCORE_THRESHOLD = command_line.define_score_threshold()
 
 
 def main(_):
@@ -44,4 +35,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-  config_lib.run(main)
+  command_line.run(main)

@@ -208,9 +208,9 @@ class TestCommandLine:
   def test_overrides(self, tmp_path):
     script = tmp_path / "show.py"
     script.write_text(
-      "from ap_detect import config\n"
-      "flag = config.define_flag('configs/shapes.py')\n"
-      "config.run(lambda _: print(config.resolve(flag.value).to_json()))\n"
+      "from ap_detect import command_line, config\n"
+      "flag = command_line.define_config('configs/shapes.py')\n"
+      "command_line.run(lambda _: print(config.resolve(flag.value).to_json()))\n"
     )
     done = run_python(
       str(script),
@@ -243,16 +243,18 @@ class TestCommandLine:
   def test_what_a_user_can_mend_has_no_traceback(self, raised, code, message, tmp_path):
     script = tmp_path / "fail.py"
     script.write_text(
-      "from ap_detect import config\n"
+      "from ap_detect import command_line\n"
       f"def main(_):\n  raise {raised}\n"
-      "config.run(main)\n"
+      "command_line.run(main)\n"
     )
     done = run_python(str(script))
     assert (done.returncode, done.stderr) == (code, message)
 
   def test_a_fault_of_ours_has_one(self, tmp_path):
     script = tmp_path / "fail.py"
-    script.write_text("from ap_detect import config\nconfig.run(lambda _: [].pop())\n")
+    script.write_text(
+      "from ap_detect import command_line\ncommand_line.run(lambda _: [].pop())\n"
+    )
     done = run_python(str(script))
     assert done.returncode != 0
     assert "Traceback" in done.stderr

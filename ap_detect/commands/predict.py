@@ -13,27 +13,18 @@ import os
 from absl import flags
 from PIL import Image
 
-from ap_detect import config as config_lib
+from ap_detect import command_line
 from ap_detect.data import dataset as dataset_lib
 from ap_detect.data import image_files
 from ap_detect.training import evaluation
 from ap_detect.training import run as run_lib
 
-MODEL_DIR = flags.DEFINE_string("model_dir", "runs/shapes", "Folder of the run.")
+MODEL_DIR = command_line.define_model_dir()
 OUTPUT_DIR = flags.DEFINE_string(
   "output_dir", "", "Where the results go; default: <model_dir>/predictions."
 )
-CHECKPOINT = flags.DEFINE_string(
-  "checkpoint", "", "Path of a checkpoint, or 'latest'; by default the best."
-)
-SCORE_THRESHOLD = flags.DEFINE_float(
-  "score_threshold",
-  None,
-  "Score that detections need; by default the run's own threshold of each class, best "
-  "by F1 on its validation split.",
-  lower_bound=0.0,
-  upper_bound=1.0,
-)
+CHECKPOINT = command_line.define_checkpoint()
+SCORE_THRESHOLD = command_line.define_score_threshold()
 ENDINGS = (".jpg", ".jpeg", ".png")
 
 
@@ -177,4 +168,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-  config_lib.run(main, takes_arguments=True)
+  command_line.run(main, takes_arguments=True)
