@@ -28,13 +28,13 @@ def get_config():
   config.data.image_size_px = (128, 128)
   config.data.shapes_train_images = 4000
   config.train.batch_size = 8
-  config.train.epochs = 7
+  config.train.epochs = 6
   config.train.optimizer = "adam"
   config.train.learning_rate = 2e-3
   config.train.schedule = "cosine"
   config.train.warmup_steps = 100
   config.train.clip_norm = 10.0
-  config.train.validate_every_epochs = 2
+  config.train.validate_every_epochs = 3
   # AP-loss's scores mean nothing in themselves: evaluation keeps them all.
   config.eval.score_threshold = 0.0
   return config
