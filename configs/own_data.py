@@ -6,7 +6,7 @@
 
 Source: AP-loss (Chen et al. 2019) with the changes that short fine-tuning wants: Adam
 with a cosine rate, frozen first layers, He-initialised heads of 64 channels.
-Cost: about 10 minutes on 2 CPU cores for 200 pictures.
+Cost: 27 minutes of processor time for 200 pictures, about 15 minutes on 2 free cores.
 Result: see "Results" in README.md.
 
 Without weights the backbone starts from nothing: nothing is frozen then, and the same
