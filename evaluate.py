@@ -1,4 +1,4 @@
-"""Evaluates a run by COCO's figures: python evaluate.py --model_dir=... [--split=val]"""
+"""Evaluates a run: python evaluate.py --model_dir=... [--split=val] [--eval.field=...]"""
 
 from absl import flags
 
@@ -9,13 +9,21 @@ SPLIT = flags.DEFINE_string(
   "split", "", "Split to evaluate; by default the one the run validates on."
 )
 CHECKPOINT = command_line.define_checkpoint()
+DATA_ROOT = flags.DEFINE_string(
+  "data_root", "", "Folder of the data, where it is not the one the run was trained on."
+)
+EVAL = command_line.define_eval_overrides()
 
 
 def main(_):
   from ap_detect.training import evaluation
 
   evaluation.evaluate_run(
-    MODEL_DIR.value, split=SPLIT.value, checkpoint=CHECKPOINT.value
+    MODEL_DIR.value,
+    split=SPLIT.value,
+    checkpoint=CHECKPOINT.value,
+    data_root=DATA_ROOT.value,
+    eval_overrides=EVAL(),
   )
 
 

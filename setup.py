@@ -31,6 +31,8 @@ setup(
     "ml_collections",
     "defusedxml",
     "Pillow>=10.1",
+    # The first that numpy 1 and 2 can both import; Python 3.9 has 3.9.4.
+    "matplotlib>=3.9",
   ],
   extras_require={
     "gpu": [

@@ -21,6 +21,26 @@ def define_config(default_path: str):
   )
 
 
+def define_eval_overrides():
+  """Defines --eval.<field>=<value>, which changes a saved config's `eval` section.
+
+  Returns:
+    Function of no arguments: dict of the fields that were given and their values.
+  """
+  _refuse_unknown_fields(sys.argv)
+  holder = config_flags.DEFINE_config_dict(
+    "eval",
+    config.default_config().eval,
+    "Override a field of the run's eval section by --eval.<field>=<value>.",
+  )
+
+  def given():
+    names = config_flags.get_override_values(flags.FLAGS["eval"])
+    return {name: holder.value[name] for name in names}
+
+  return given
+
+
 def define_model_dir():
   """Defines --model_dir, with the demo's folder as its default."""
   return flags.DEFINE_string("model_dir", "runs/shapes", "Folder of the run.")
@@ -72,9 +92,9 @@ def run(main, *, takes_arguments=False) -> None:
 
 def _refuse_unknown_fields(argv):
   for argument in argv[1:]:
-    found = re.match(r"--?(?:no)?config\.([^=]*)", argument)
-    if found and found[1] not in config.field_names():
-      sys.exit(f"error: {config.unknown_field(found[1])}")
+    found = re.match(r"--?(?:no)?(config\.|(?=eval\.))([^=]*)", argument)
+    if found and found[2] not in config.field_names():
+      sys.exit(f"error: {config.unknown_field(found[2])}")
 
 
 def _parse_flags(argv):

@@ -9,8 +9,9 @@ from typing import Any
 
 import ml_collections
 
-DATA_FORMATS = ("auto", "voc", "coco", "shapes")
-CLASSIFICATION_LOSSES = ("ap_loss", "focal_loss")
+DATA_FORMATS = ("auto", "voc", "coco", "tfrecord", "shapes")
+AUGMENTATIONS = ("zoom", "ssd")
+CLASSIFICATION_LOSSES = ("ap_loss", "auc_loss", "focal_loss")
 OPTIMIZERS = ("sgd", "adam", "sgdw", "lamb")
 SCHEDULES = ("constant", "step", "cosine")
 
@@ -22,6 +23,11 @@ class ModelConfig:
   Attributes:
     backbone: one of models.backbones.BACKBONES.
     backbone_weights: "" for none, "imagenet", or the path of a weights file.
+    initial_checkpoint: "" or another run's folder or checkpoint, whose weights a new run
+      starts from. The backbone must be the same; what else does not fit, as the class
+      head's output for another number of classes, is left as it is and listed. The file
+      of backbone_weights is not needed then; but only where that is not "" is the
+      backbone frozen as a pretrained one.
     frozen_levels: pretrained layers up to the end of C<n> stay as they are; 0 for none.
     fpn_channels: channels of the pyramid and the heads.
     head_convolutions: hidden convolutions of each head.
@@ -36,6 +42,7 @@ class ModelConfig:
 
   backbone: str = "resnet50"
   backbone_weights: str = "imagenet"
+  initial_checkpoint: str = ""
   frozen_levels: int = 2
   fpn_channels: int = 256
   head_convolutions: int = 4
@@ -53,23 +60,34 @@ class DataConfig:
   """Where the pictures come from and how they reach the network.
 
   Attributes:
-    format: "voc", "coco", "shapes" (made on the fly), or "auto": found from the folder.
-    root: the folder of a "voc" or "coco" dataset.
-    train_split: name of the split to train on.
-    val_split: name of the split to validate on.
+    format: "voc", "coco", "tfrecord" (as commands.write_tfrecords writes it), "shapes"
+      (made on the fly), or "auto": found from the folder.
+    root: the folder of the dataset.
+    train_split: name of the split to train on. Several are joined by "+"; each may
+      begin with a folder below root and end with a file that lists the images to take:
+      "VOC2007/trainval+VOC2012/trainval", "train2014@lists/mine.txt".
+    val_split: name of the split to validate on, in the same way.
     class_names: the classes 1..K in order; () for all that the data has.
     voc_one_based_inclusive: whether VOC boxes count pixels from 1, last one included, as
       PASCAL's own files do; else they are plain coordinates, as most tools write them.
+    drop_empty_images: whether images without objects are left out of training, as the
+      authors' release does; the paper does not say.
+    drop_ignored_objects: whether difficult and crowd objects become background in
+      training, as in the authors' release, instead of being ignored.
     image_size_px: (height, width) of the network's input; multiples of 32.
+    augmentation: "zoom" (colour, mirroring, zoom with the aspect kept) or "ssd" (the
+      paper's: colour, expansion, cropping, mirroring, warped to the input's size).
     horizontal_flip: probability of a mirrored training picture.
-    zoom_range: training pictures are scaled by a factor drawn from here, about a random
-      point; (1.0, 1.0) for none.
-    color_jitter: strength of random brightness, contrast and saturation; 1 is the
-      paper's ranges (SSD's), 0 none.
+    zoom_range: in "zoom", training pictures are scaled by a factor drawn from here,
+      about a random point; (1.0, 1.0) for none.
+    color_jitter: strength of the random colours; 1 is the paper's ranges (SSD's), 0
+      none. In "zoom" brightness, contrast and saturation; in "ssd" hue and lighting too.
     check_images: whether every file is decoded once before training.
     max_image_pixels: a larger picture is taken for a faulty file.
     skip_faulty: whether to leave faulty images and objects out, counted and reported,
       instead of stopping.
+    service_address: "" or the address of a tf.data service, "grpc://host:port", whose
+      workers read and augment the training pictures. They must see data.root.
     shapes_train_images: number of "shapes" pictures to train on.
     shapes_val_images: number of "shapes" pictures to validate and to test on.
     shapes_size_px: (height, width) of a "shapes" picture.
@@ -82,13 +100,17 @@ class DataConfig:
   val_split: str = "val"
   class_names: tuple = ()
   voc_one_based_inclusive: bool = False
+  drop_empty_images: bool = False
+  drop_ignored_objects: bool = False
   image_size_px: tuple = (512, 512)
+  augmentation: str = "zoom"
   horizontal_flip: float = 0.5
   zoom_range: tuple = (1.0, 1.0)
   color_jitter: float = 0.0
   check_images: bool = True
   max_image_pixels: int = 50_000_000
   skip_faulty: bool = False
+  service_address: str = ""
   shapes_train_images: int = 2000
   shapes_val_images: int = 200
   shapes_size_px: tuple = (128, 128)
@@ -102,9 +124,11 @@ class TrainConfig:
   Attributes:
     batch_size: images a replica (GPU) and step.
     epochs: passes over the training split.
-    classification_loss: "ap_loss" or "focal_loss".
-    delta: half-width of AP-loss's step, in logits.
+    classification_loss: "ap_loss", "auc_loss" or "focal_loss".
+    delta: half-width of AP-loss's and AUC-loss's step, in logits.
     interpolated: whether AP-loss uses interpolated precision.
+    images_per_ranking: how many images of a replica's batch AP-loss and AUC-loss rank
+      together; 0 for all of them.
     box_loss_weight: weight of the box loss beside the classification loss.
     optimizer: "sgd" (with momentum), "adam", or tensorflow-addons' "sgdw" and "lamb".
     learning_rate: after warm-up.
@@ -129,6 +153,7 @@ class TrainConfig:
   classification_loss: str = "ap_loss"
   delta: float = 1.0
   interpolated: bool = True
+  images_per_ranking: int = 0
   box_loss_weight: float = 1.0
   optimizer: str = "sgd"
   learning_rate: float = 1e-3
@@ -156,6 +181,10 @@ class EvalConfig:
     candidates_per_level: anchor-class pairs that a pyramid level may bring to NMS.
     nms_iou: overlap above which the worse of two boxes of a class goes.
     max_detections: an image.
+    test_scales: sizes that pictures are tested at, with their aspect kept: "500/833" is
+      a shorter side of 500 px unless the longer one then passes 833. Detections of
+      several are merged before NMS. () for data.image_size_px.
+    horizontal_flip: whether mirrored pictures are tested too, and merged.
     num_pictures: pictures with boxes that an evaluation writes.
   """
 
@@ -164,6 +193,8 @@ class EvalConfig:
   candidates_per_level: int = 1000
   nms_iou: float = 0.5
   max_detections: int = 100
+  test_scales: tuple = ()
+  horizontal_flip: bool = False
   num_pictures: int = 12
 
 
@@ -303,6 +334,7 @@ def _faults(config: Config) -> list[str]:
   model, data, train, evaluation = config.model, config.data, config.train, config.eval
   choices = [
     ("data.format", data.format, DATA_FORMATS),
+    ("data.augmentation", data.augmentation, AUGMENTATIONS),
     ("train.classification_loss", train.classification_loss, CLASSIFICATION_LOSSES),
     ("train.optimizer", train.optimizer, OPTIMIZERS),
     ("train.schedule", train.schedule, SCHEDULES),
@@ -323,6 +355,11 @@ def _faults(config: Config) -> list[str]:
     (
       len(data.zoom_range) == 2 and 0 < data.zoom_range[0] <= data.zoom_range[1],
       f"data.zoom_range must be (low, high) with 0 < low <= high, got {data.zoom_range}",
+    ),
+    (
+      data.augmentation == "zoom" or data.zoom_range == (1.0, 1.0),
+      f"data.zoom_range must be (1.0, 1.0) with augmentation {data.augmentation!r}, "
+      f"which does not use it, got {data.zoom_range}",
     ),
     (
       0 <= data.horizontal_flip <= 1,
@@ -351,6 +388,17 @@ def _faults(config: Config) -> list[str]:
     ),
     (train.delta > 0, f"train.delta must be positive, got {train.delta}"),
     (
+      train.images_per_ranking >= 0
+      and train.batch_size % (train.images_per_ranking or 1) == 0,
+      "train.images_per_ranking must divide train.batch_size, got "
+      f"{train.images_per_ranking} and {train.batch_size}",
+    ),
+    (
+      all(_is_test_scale(scale) for scale in evaluation.test_scales),
+      "eval.test_scales must be of the form '500/833', the shorter side first, got "
+      f"{evaluation.test_scales}",
+    ),
+    (
       0 <= evaluation.score_threshold < 1,
       f"eval.score_threshold must lie in [0, 1), got {evaluation.score_threshold}",
     ),
@@ -378,13 +426,35 @@ def _faults(config: Config) -> list[str]:
   return faults + [message for holds, message in checks if not holds]
 
 
+def parse_test_scale(text: str) -> tuple[int, int]:
+  """(500, 833), pixels of the shorter side and at most of the longer, of "500/833".
+
+  Raises:
+    ValueError: it is not of that form.
+  """
+  shorter, longer = map(int, text.split("/"))
+  if not 0 < shorter <= longer:
+    raise ValueError(f"the shorter side comes first, got {text!r}")
+  return shorter, longer
+
+
+def _is_test_scale(text):
+  try:
+    return bool(parse_test_scale(text))
+  except ValueError:
+    return False
+
+
 def differences(saved: Config, current: Config) -> list[str]:
   """Fields that differ, "section.field: saved -> current", of those that shape a run.
 
   What may change between two starts of one run is left out: evaluation, where the data
   lies and whether it is checked.
   """
-  free = {"data.root", "data.check_images", "train.keep_checkpoints"}
+  free = {
+    *("data.root", "data.check_images", "data.service_address"),
+    "train.keep_checkpoints",
+  }
   found = []
   for name in field_names():
     section, field = name.split(".")

@@ -35,6 +35,7 @@ MIN_SIDE_PX = 320
 
 _DARK = (24, 24, 27)
 _LIGHT = (250, 250, 250)
+_GREY = (170, 170, 175)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +111,87 @@ def draw_detections(
     text = labels[i] if scores is None else f"{labels[i]} {_score(scores[i])}"
     _draw_label(draw, corners[i], text, class_color(classes[i]), style, taken)
   return np.asarray(picture)
+
+
+def draw_targets(
+  image: np.ndarray,
+  boxes: np.ndarray,
+  labels: Sequence[str],
+  *,
+  classes: Sequence[int],
+  ignored: Sequence[bool],
+  anchors: np.ndarray,
+  anchor_classes: Sequence[int],
+) -> np.ndarray:
+  """The picture with its objects and the anchors that are positive for them.
+
+  Boxes and labels as `draw_detections` draws them, ignored objects in dashed grey. A
+  positive anchor is a dot at its centre, in the colour of the class it is to find.
+
+  Args:
+    image: [H, W, 3] uint8 RGB.
+    boxes: [G, 4] float, yxyx, pixels of `image`; cut to it.
+    labels: [G] names.
+    classes: [G] integer, 1..K; choose the colours.
+    ignored: [G] bool.
+    anchors: [P, 4] float, yxyx, pixels of `image`; may leave it.
+    anchor_classes: [P] integer, 1..K.
+
+  Returns:
+    [H', W', 3] uint8; H' x W' is H x W unless enlarged to MIN_SIDE_PX.
+
+  Raises:
+    ValueError: the image is not [H, W, 3] uint8, lengths differ or a box is not finite.
+  """
+  boxes, anchors = np.asarray(boxes, np.float64), np.asarray(anchors, np.float64)
+  _check(image, boxes, labels, classes, None)
+  if len(ignored) != len(labels) or anchors.shape != (len(anchor_classes), 4):
+    raise ValueError(
+      f"need ignored [{len(labels)}], anchors [P, 4], anchor_classes [P], "
+      f"got [{len(ignored)}], {anchors.shape}, [{len(anchor_classes)}]"
+    )
+  picture, scale = _enlarged(image)
+  style = _Style.of(*picture.size)
+  draw = ImageDraw.Draw(picture)
+  corners = [_corners(box * scale, picture.size) for box in boxes]
+  colors = [_GREY if skip else class_color(k) for k, skip in zip(classes, ignored)]
+  for corner, color, skip in zip(corners, colors, ignored):
+    (_draw_dashed_box if skip else _draw_box)(draw, corner, color, style)
+  centers = (anchors[:, :2] + anchors[:, 2:]) / 2 * scale[:2]
+  for (y, x), class_id in zip(centers, anchor_classes):
+    _draw_dot(draw, y, x, class_color(class_id), style)
+  taken: list[tuple[int, int, int, int]] = []
+  for corner, text, color in zip(corners, labels, colors):
+    _draw_label(draw, corner, text, color, style, taken)
+  return np.asarray(picture)
+
+
+def with_caption(image: np.ndarray, caption: str) -> np.ndarray:
+  """The picture with a strip of text above it.
+
+  Args:
+    image: [H, W, 3] uint8.
+    caption: lines of text; each is cut where it is wider than the picture.
+
+  Returns:
+    [H', W, 3] uint8, the picture at the bottom.
+
+  Raises:
+    ValueError: the image is not [H, W, 3] uint8.
+  """
+  picture = _picture(image)
+  style = _Style.of(*picture.size)
+  lines = caption.split("\n")
+  line_height = sum(style.font.getmetrics())
+  strip = line_height * len(lines) + 2 * style.padding
+  canvas = Image.new("RGB", (picture.width, strip + picture.height), _DARK)
+  canvas.paste(picture, (0, strip))
+  draw = ImageDraw.Draw(canvas)
+  for i, line in enumerate(lines):
+    text = _shortened(line, picture.width - 4 * style.padding, style.font)
+    place = (2 * style.padding, style.padding + line_height * i)
+    draw.text(place, text, fill=_LIGHT, font=style.font)
+  return np.asarray(canvas)
 
 
 def side_by_side(
@@ -240,6 +322,34 @@ def _draw_box(draw, corners, color: Color, style: _Style) -> None:
     rim = (left + inner, top + inner, right - inner, bottom - inner)
     draw.rectangle(rim, outline=_DARK)
   draw.rectangle(corners, outline=color, width=style.line)
+
+
+def _draw_dashed_box(draw, corners, color: Color, style: _Style) -> None:
+  left, top, right, bottom = corners
+  dash = 4 * style.line
+  draw.rectangle(corners, outline=_DARK, width=style.line)
+  for x in range(left, right + 1, 2 * dash):
+    end = min(x + dash - 1, right)
+    draw.rectangle((x, top, end, min(top + style.line - 1, bottom)), fill=color)
+    draw.rectangle((x, max(bottom - style.line + 1, top), end, bottom), fill=color)
+  for y in range(top, bottom + 1, 2 * dash):
+    end = min(y + dash - 1, bottom)
+    draw.rectangle((left, y, min(left + style.line - 1, right), end), fill=color)
+    draw.rectangle((max(right - style.line + 1, left), y, right, end), fill=color)
+
+
+def _draw_dot(draw, y: float, x: float, color: Color, style: _Style) -> None:
+  for radius, fill in ((style.line + 1, _DARK), (style.line, color)):
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+
+
+def _shortened(text: str, width: float, font: ImageFont.FreeTypeFont) -> str:
+  """The text, cut so far that it is at most so many pixels wide."""
+  if font.getlength(text) <= width:
+    return text
+  while text and font.getlength(f"{text}...") > width:
+    text = text[:-1]
+  return f"{text}..."
 
 
 def _draw_label(draw, corners, text: str, color: Color, style: _Style, taken) -> None:

@@ -81,18 +81,21 @@ def scale_and_translate(images, output_size, scale, translation=(0.0, 0.0)):
   return tf.ensure_shape(moved, [None, *output_size, 3])
 
 
-def resize_to_fit(images, output_size):
-  """Pictures scaled to fit a canvas, aspect kept, in its top left corner.
+def resize_to_fit(images, output_size, fit_size=None):
+  """Pictures scaled to fit, aspect kept, in the top left corner of a canvas.
 
   Args:
     images: [B, H, W, 3], uint8 or float, RGB 0..255.
     output_size: (height, width) of the canvas, pixels.
+    fit_size: [2] height and width that the pictures are scaled to fit; None for
+      output_size.
 
   Returns:
     ([B, height, width, 3] float32, scale): scale is the factor from pixels of the
     picture to pixels of the canvas, [] float32.
   """
-  scale = scale_to_fit(tf.shape(images)[1:3], output_size)
+  fit_size = output_size if fit_size is None else fit_size
+  scale = scale_to_fit(tf.shape(images)[1:3], fit_size)
   return scale_and_translate(images, output_size, tf.stack([scale, scale])), scale
 
 

@@ -9,7 +9,9 @@ from ap_detect.drawing import (
   class_color,
   contact_sheet,
   draw_detections,
+  draw_targets,
   side_by_side,
+  with_caption,
 )
 
 GREY = np.full((400, 600, 3), 128, np.uint8)
@@ -121,6 +123,79 @@ class TestDrawDetections:
     arguments = {**arguments, "classes": [1], "scores": None, **changes}
     with pytest.raises(ValueError, match=message):
       draw_detections(**arguments)
+
+
+class TestDrawTargets:
+  def draw(self, image=GREY, **changes):
+    arguments = {
+      "boxes": [[100, 200, 300, 500]],
+      "labels": ["dog"],
+      "classes": [1],
+      "ignored": [False],
+      "anchors": np.zeros((0, 4)),
+      "anchor_classes": [],
+      **changes,
+    }
+    return draw_targets(image, **arguments)
+
+  def test_an_object_is_drawn_as_detections_are(self):
+    detected = draw_detections(GREY, [[100, 200, 300, 500]], ["dog"], classes=[1])
+    assert np.array_equal(self.draw(), detected)
+
+  def test_an_ignored_object_is_dashed_and_has_no_class_color(self):
+    picture = self.draw(ignored=[True])
+    assert not len(pixels_of(picture, class_color(1)))
+    for line in (picture[299, 200:500], picture[100:300, 200], picture[100:300, 499]):
+      dark = (line < 60).all(-1)
+      assert 0.3 < dark.mean() < 0.7
+      # More than one gap; the left and top ends are dashes.
+      assert np.count_nonzero(np.diff(dark.astype(int))) >= 4
+    assert picture[200, 350].tolist() == [128] * 3
+
+  def test_anchors_are_dots_at_their_centers(self):
+    # Centres (200, 350) and (50, 30); the second anchor leaves the picture.
+    anchors = [[150, 250, 250, 450], [-50, -30, 150, 90]]
+    picture = self.draw(anchors=anchors, anchor_classes=[2, 3])
+    for class_id, center in ((2, (200, 350)), (3, (50, 30))):
+      found = pixels_of(picture, class_color(class_id))
+      np.testing.assert_allclose(found.mean(0), center, atol=0.5)
+      assert 2 <= np.ptp(found, axis=0).max() <= 12
+
+  def test_small_image_is_enlarged_with_boxes_and_anchors(self):
+    image = np.full((64, 128, 3), 128, np.uint8)
+    picture = self.draw(
+      image, boxes=[[32, 64, 64, 128]], anchors=[[0, 0, 64, 64]], anchor_classes=[2]
+    )
+    assert picture.shape == (MIN_SIDE_PX, 2 * MIN_SIDE_PX, 3)
+    assert picture[240, 320].tolist() == list(class_color(1))
+    assert picture[160, 160].tolist() == list(class_color(2))
+
+  @pytest.mark.parametrize(
+    "changes",
+    [{"ignored": []}, {"anchors": [[0, 0, 9, 9]]}, {"anchor_classes": [1]}],
+  )
+  def test_lengths_must_agree(self, changes):
+    with pytest.raises(ValueError, match=r"ignored \[1\], anchors \[P, 4\]"):
+      self.draw(**changes)
+
+
+class TestWithCaption:
+  def test_text_stands_above_the_picture(self):
+    one, two = with_caption(TINTED, "first"), with_caption(TINTED, "first\nsecond")
+    for picture in (one, two):
+      assert np.array_equal(picture[-400:], TINTED)
+      assert picture[:-400].max() > 200  # letters
+    line = two.shape[0] - one.shape[0]
+    assert 10 < line < 40
+    assert two[-400 - line : -400].max() > 200
+
+  def test_a_long_line_is_cut(self):
+    picture = with_caption(TINTED, "x" * 1000)
+    assert picture.shape[1] == 600
+    strip = picture[:-400]
+    letters = np.argwhere((strip > 200).all(-1))[:, 1]
+    assert 500 < letters.max() < 595
+    assert np.array_equal(picture, with_caption(TINTED, "x" * 999))
 
 
 class TestClassColor:

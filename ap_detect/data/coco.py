@@ -9,14 +9,17 @@ import os
 
 import numpy as np
 
-from ap_detect.data import dataset, folders, image_files
+from ap_detect.data import dataset, folders, image_files, image_lists
 
-# Paths of a split's annotations: COCO's own, its shorter form, and Roboflow's.
+# Paths of a split's annotations: COCO's own, its shorter form, Roboflow's, and COCO's
+# for images without labels.
 _LAYOUTS = (
   ("annotations", "instances_{}.json"),
   ("annotations", "{}.json"),
   ("{}", "_annotations.coco.json"),
+  ("annotations", "image_info_{}.json"),
 )
+_PREFIXES = ("instances_", "image_info_")
 
 _PROBED_IMAGES = 20
 
@@ -29,6 +32,7 @@ def read_coco(
   *,
   annotations=None,
   images=None,
+  image_list=None,
   class_names=None,
   skip_faulty=False,
   check_images=True,
@@ -39,12 +43,17 @@ def read_coco(
   Args:
     root: folder of the dataset. Faults name files relative to it.
     split: the annotations are, first found first, root/annotations/
-      instances_<split>.json or <split>.json, root/<split>/_annotations.coco.json, or
-      the only file that has one of these names with <split>*, so that "train" finds
-      train2017. The images are in root/<split>, root/images/<split>, root/images or
-      root, whichever has most of those that the annotations name.
-    annotations: path of the JSON file, where it lies elsewhere.
+      instances_<split>.json or <split>.json, root/<split>/_annotations.coco.json,
+      root/annotations/image_info_<split>.json, or the only file that has one of these
+      names with <split>*, so that "train" finds train2017. The images are in
+      root/<split>, root/images/<split>, root/images or root, whichever has most of
+      those that the annotations name; those of COCO's test-dev may be in test's folder.
+    annotations: path of the JSON file, where it lies elsewhere. An image_info_*.json
+      need not have annotations: the split is then read without labels.
     images: folder of the images, where it lies elsewhere.
+    image_list: path of a text file that names the images to take out of the split, one
+      id, file name or stem a line; no other image, and none of its annotations, is
+      looked at. None takes all.
     class_names: names of classes 1..K, out of the file's categories; an annotation of
       any other is then a fault. None takes all categories, in the order of their ids.
     skip_faulty: whether faulty annotations and images are left out and reported,
@@ -67,11 +76,12 @@ def read_coco(
   content = _read_json(path, source)
   names = _read_categories(content["categories"], source)
   category_ids = _choose_categories(names, class_names, source)
-  folder = _find_images(root, split, images, content["images"])
-  annotated, faults = _read_images(content["images"], folder, root, path)
+  entries, annotation_entries, list_faults = _choose_entries(content, image_list)
+  folder = _find_images(root, split, images, entries)
+  annotated, faults = _read_images(entries, folder, root, path)
   class_ids = {category: number for number, category in enumerate(category_ids, 1)}
-  faults += _read_annotations(content["annotations"], annotated, class_ids, names)
-  faults = [f"{source}: {fault}" for fault in faults]
+  faults += _read_annotations(annotation_entries, annotated, class_ids, names)
+  faults = list_faults + [f"{source}: {fault}" for fault in faults]
   records = image_files.make_records(
     list(annotated.values()),
     faults,
@@ -86,6 +96,7 @@ def read_coco(
     category_ids=category_ids,
     ignored_are_crowds=True,
     skipped=tuple(faults),
+    has_labels="annotations" in content,
   )
 
 
@@ -94,23 +105,27 @@ def _find_annotations(root, split, annotations):
   if annotations is not None:
     return os.fspath(annotations), split
   folders.check_folder(root)
+  found = candidates(root, split)
+  if len(found) == 1:
+    return found[0], _split_name(found[0])
+  if found:
+    raise dataset.DataError(
+      [f"{root}: the split {split!r} could be any of {', '.join(found)}; say which"]
+    )
+  wanted = ", ".join(os.path.join(*layout).format(split) for layout in _LAYOUTS)
+  there = ", ".join(folders.find_coco_files(root)) or "none"
+  fault = f"no annotations of split {split!r}: looked for {wanted}; there are {there}"
+  raise dataset.DataError([f"{root}: {fault}"])
+
+
+def candidates(root, split):
+  """Paths of the JSON files that a split's name may mean, of the first layout found."""
   patterns = [
     os.path.join(glob.escape(root), os.path.join(*layout).format(name))
     for name in (glob.escape(split), glob.escape(split) + "*")
     for layout in _LAYOUTS
   ]
-  for pattern in patterns:
-    found = sorted(glob.glob(pattern))
-    if len(found) == 1:
-      return found[0], _split_name(found[0])
-    if found:
-      raise dataset.DataError(
-        [f"{root}: the split {split!r} could be any of {', '.join(found)}; say which"]
-      )
-  wanted = ", ".join(os.path.join(*layout).format(split) for layout in _LAYOUTS)
-  there = ", ".join(folders.find_coco_files(root)) or "none"
-  fault = f"no annotations of split {split!r}: looked for {wanted}; there are {there}"
-  raise dataset.DataError([f"{root}: {fault}"])
+  return next(filter(None, (sorted(glob.glob(pattern)) for pattern in patterns)), [])
 
 
 def _split_name(path):
@@ -119,11 +134,14 @@ def _split_name(path):
   if name == "_annotations.coco.json":
     return os.path.basename(folder)
   name = name[: -len(".json")]
-  return name[len("instances_") :] if name.startswith("instances_") else name
+  for prefix in _PREFIXES:
+    if name.startswith(prefix):
+      return name[len(prefix) :]
+  return name
 
 
 def _read_json(path, source):
-  """The file's content, with the lists that every COCO file has."""
+  """The file's content, with the lists that every COCO file of its kind has."""
   try:
     with open(path, encoding="utf-8-sig") as file:
       content = json.load(file)
@@ -131,9 +149,12 @@ def _read_json(path, source):
     raise dataset.DataError([f"{source}: cannot be read as JSON: {error}"]) from error
   if not isinstance(content, dict):
     raise dataset.DataError([f"{source}: is not a JSON object"])
+  keys = ["images", "annotations", "categories"]
+  if os.path.basename(path).startswith("image_info_") and "annotations" not in content:
+    keys.remove("annotations")
   faults = [
     f"{source}: {key!r} must be a list of objects"
-    for key in ("images", "annotations", "categories")
+    for key in keys
     if not _is_list_of_objects(content.get(key))
   ]
   if not faults and not content["images"]:
@@ -179,15 +200,47 @@ def _choose_categories(names, class_names, source):
   return tuple(ids[name] for name in class_names)
 
 
-def _find_images(root, split, images, items):
+def _choose_entries(content, image_list):
+  """What a list names of a file: (images, annotations, faults of the list).
+
+  Both are of (number in the file, entry), in the file's order; images are a list.
+  """
+  images = list(enumerate(content["images"]))
+  annotations = enumerate(content.get("annotations", []))
+  if image_list is None:
+    return images, annotations, []
+  names = [_image_names(item) for _, item in images]
+  chosen, faults = image_lists.choose_images(image_list, names)
+  taken = [entry for entry in images if entry[0] in chosen]
+  # An annotation that names no image of the file stays, to be found faulty.
+  left_out = {name for name, *_ in names} - {str(item.get("id")) for _, item in taken}
+  kept = [
+    entry for entry in annotations if str(entry[1].get("image_id")) not in left_out
+  ]
+  return taken, kept, faults
+
+
+def _image_names(item):
+  """What an image may be listed by: id, path, file name, stem."""
+  path = str(item.get("file_name"))
+  name = os.path.basename(path)
+  return str(item.get("id")), path, name, os.path.splitext(name)[0]
+
+
+def _find_images(root, split, images, entries):
   """The folder of the images: as given, else the one that has most of the first few."""
   if images is not None:
     folders.check_folder(images)
     return os.fspath(images)
-  names = [str(item.get("file_name")) for item in items[:_PROBED_IMAGES]]
+  names = [str(item.get("file_name")) for _, item in entries[:_PROBED_IMAGES]]
+  # The images of COCO's test-dev2017 are some of those of its test2017.
+  splits = dict.fromkeys([split, split.replace("test-dev", "test")])
   choices = [
-    os.path.join(root, split),
-    os.path.join(root, "images", split),
+    *(
+      os.path.join(root, *folder, name)
+      for name in splits
+      for folder in ((), ("images",))
+    ),
     os.path.join(root, "images"),
     root,
   ]
@@ -202,7 +255,7 @@ def _find_images(root, split, images, items):
   return max(choices, key=count)
 
 
-def _read_images(items, folder, root, path):
+def _read_images(entries, folder, root, path):
   """(dict of id to image_files.AnnotatedImage, faults)."""
   annotated: dict[int, image_files.AnnotatedImage] = {}
   faults = []
@@ -213,7 +266,7 @@ def _read_images(items, folder, root, path):
     ),
     _read_size,
   ]
-  for number, item in enumerate(items):
+  for number, item in entries:
     (image_id, image_path, size), reasons = image_files.read_parts(item, readers)
     label = f"images[{number}]" if image_id is None else f"image {image_id}"
     faults += [f"{label} {reason}" for reason in reasons]
@@ -224,7 +277,7 @@ def _read_images(items, folder, root, path):
   return annotated, faults
 
 
-def _read_annotations(items, annotated, class_ids, names):
+def _read_annotations(entries, annotated, class_ids, names):
   """Adds objects to the images they are in; returns the faults."""
   seen: set[int | None] = set()
   faults = []
@@ -236,7 +289,7 @@ def _read_annotations(items, annotated, class_ids, names):
     _read_crowd,
     _read_area,
   ]
-  for number, item in enumerate(items):
+  for number, item in entries:
     (identity, image, *parts), reasons = image_files.read_parts(item, readers)
     label = f"annotations[{number}]" if identity is None else f"annotation {identity}"
     faults += [f"{label} {reason}" for reason in reasons]

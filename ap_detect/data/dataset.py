@@ -6,14 +6,23 @@ import dataclasses
 
 import numpy as np
 
+from ap_detect.data import encoded
+
+# More lines than that bury the first ones, which say what is wrong.
+LISTED_FAULTS = 50
+
 
 class DataError(ValueError):
-  """Faults in a dataset. The message lists all of them, one a line."""
+  """Faults in a dataset: all in `faults`, the first 50 in the message, one a line."""
 
   def __init__(self, faults: list[str] | tuple[str, ...]):
     self.faults = tuple(faults)
-    noun = "fault" if len(self.faults) == 1 else "faults"
-    super().__init__("\n  ".join([f"{len(self.faults)} {noun} in the data:", *faults]))
+    count = len(self.faults)
+    lines = [f"{count} {'fault' if count == 1 else 'faults'} in the data:"]
+    lines += self.faults[:LISTED_FAULTS]
+    if count > LISTED_FAULTS:
+      lines.append(f"... and {count - LISTED_FAULTS} more")
+    super().__init__("\n  ".join(lines))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -21,8 +30,10 @@ class ImageRecord:
   """One image and its objects.
 
   Attributes:
-    image_id: the dataset's own id: COCO's integer, VOC's file stem.
-    image: path of a JPEG or PNG file, or the pixels themselves, [H, W, 3] uint8 RGB.
+    image_id: the dataset's own id: COCO's integer, VOC's file stem. Where datasets are
+      joined, see splits.join.
+    image: path of a JPEG or PNG file, encoded.ShardedImage, or the pixels themselves,
+      [H, W, 3] uint8 RGB.
     height: of the image, in pixels.
     width: of the image, in pixels.
     boxes: [G, 4] float32, yxyx, pixels of the image.
@@ -34,7 +45,7 @@ class ImageRecord:
   """
 
   image_id: int | str
-  image: str | np.ndarray
+  image: str | encoded.ShardedImage | np.ndarray
   height: int
   width: int
   boxes: np.ndarray
@@ -56,6 +67,8 @@ class DetectionDataset:
       detection is intersection over the detection's area, or VOC difficult objects,
       whose overlap is IoU.
     skipped: what was left out, one line each; empty unless skipping was asked for.
+    has_labels: whether the images are annotated. If not, as in a public test split,
+      records without objects say nothing, and can be neither trained nor scored on.
   """
 
   records: tuple[ImageRecord, ...]
@@ -63,3 +76,34 @@ class DetectionDataset:
   category_ids: tuple[int, ...]
   ignored_are_crowds: bool
   skipped: tuple[str, ...] = ()
+  has_labels: bool = True
+
+
+def for_training(dataset, *, drop_empty=False, drop_ignored=False):
+  """A split without what training is not to see.
+
+  Args:
+    dataset: DetectionDataset.
+    drop_empty: whether images without objects go.
+    drop_ignored: whether ignored objects go, which makes background of them. Images
+      that have no others are then empty.
+
+  Returns:
+    DetectionDataset; the rest is as it was, in the same order.
+  """
+  records = dataset.records
+  if drop_ignored:
+    records = [_without_ignored(record) for record in records]
+  if drop_empty:
+    records = [record for record in records if len(record.boxes)]
+  return dataclasses.replace(dataset, records=tuple(records))
+
+
+def _without_ignored(record):
+  kept = ~record.ignored
+  if kept.all():
+    return record
+  fields = ("boxes", "classes", "ignored", "areas")
+  return dataclasses.replace(
+    record, **{name: getattr(record, name)[kept] for name in fields}
+  )

@@ -9,6 +9,7 @@ import re
 from ap_detect.data import dataset
 
 VOC_PARTS = ("Annotations", "JPEGImages", os.path.join("ImageSets", "Main"))
+UNLABELLED_VOC_PARTS = VOC_PARTS[1:]
 
 _VOC_DEPTH = 4
 _LISTED = 20
@@ -20,27 +21,39 @@ def find_format(root):
   Args:
     root: folder. VOC: Annotations/, JPEGImages/ and ImageSets/Main/ lie in it or up to
       4 levels below. COCO: annotations/*.json or <split>/_annotations.coco.json.
+      TFRecord: <split>-*-of-*.tfrecord. Where none is found, VOC without Annotations/
+      counts too: images without labels.
 
   Returns:
-    "voc" or "coco".
+    "voc", "coco" or "tfrecord".
 
   Raises:
-    DataError: there is no such folder, or it has neither format, or both.
+    DataError: there is no such folder, or it has none of the formats, or several.
   """
+  root = os.fspath(root)
   check_folder(root)
-  found = {"voc": find_voc_folders(root), "coco": find_coco_files(root)}
+  found = {
+    "voc": find_voc_folders(root),
+    "coco": find_coco_files(root),
+    "tfrecord": find_shards(root),
+  }
   formats = [name for name, paths in found.items() if paths]
+  if not formats and find_voc_folders(root, UNLABELLED_VOC_PARTS):
+    return "voc"
   if len(formats) == 1:
     return formats[0]
   if formats:
     raise dataset.DataError(
-      [f"{root}: holds both formats ({found}); say which of voc and coco is meant"]
+      [
+        f"{root}: holds several formats; say which is meant: "
+        + "; ".join(f"{name} for {_names(found[name])}" for name in formats)
+      ]
     )
   raise dataset.DataError(
     [
-      f"{root}: neither VOC nor COCO data. Looked for {', '.join(VOC_PARTS)} (VOC), "
-      "and for annotations/*.json or <split>/_annotations.coco.json (COCO); "
-      f"found {_listing(root)}"
+      f"{root}: no VOC, COCO or TFRecord data. Looked for {', '.join(VOC_PARTS)} (VOC), "
+      "for annotations/*.json or <split>/_annotations.coco.json (COCO), and for "
+      f"<split>-*-of-*.tfrecord (TFRecord); found {_listing(root)}"
     ]
   )
 
@@ -51,36 +64,44 @@ def check_folder(path):
     raise dataset.DataError([f"{path}: there is no such folder"])
 
 
-def find_voc_folders(root):
-  """Folders at or below root that hold all parts of the VOC layout; list of paths."""
-  return [path for path in _folders_below(root, _VOC_DEPTH) if not missing_parts(path)]
+def find_voc_folders(root, parts=VOC_PARTS):
+  """Folders at or below root that hold parts of the VOC layout; list of paths."""
+  return [
+    path for path in _folders_below(root, _VOC_DEPTH) if not missing_parts(path, parts)
+  ]
 
 
-def missing_parts(folder):
-  """The parts of the VOC layout that a folder lacks; list of names."""
-  return [part for part in VOC_PARTS if not os.path.isdir(os.path.join(folder, part))]
+def missing_parts(folder, parts=VOC_PARTS):
+  """Those of the parts of the VOC layout that a folder lacks; list of names."""
+  return [part for part in parts if not os.path.isdir(os.path.join(folder, part))]
 
 
 def choose_voc_folder(root, split):
   """The one folder at or below root that holds a split in VOC layout.
 
+  A folder without Annotations/ is chosen only where no whole layout has the split.
+
   Raises:
     DataError: no folder has the layout, several could be meant, or none has the split.
   """
   check_folder(root)
-  folders = find_voc_folders(root)
+  folders: list[str] = []
+  for parts in (VOC_PARTS, UNLABELLED_VOC_PARTS):
+    found = find_voc_folders(root, parts)
+    with_split = [path for path in found if os.path.isfile(voc_split(path, split))]
+    if len(with_split) == 1:
+      return with_split[0]
+    if with_split:
+      raise dataset.DataError(
+        [
+          f"{root}: {len(with_split)} folders have the split {split!r}: "
+          f"{', '.join(with_split)}; give one of them as root, or before the split, as "
+          f"in {os.path.relpath(with_split[0], root)}/{split}"
+        ]
+      )
+    folders = folders or found
   if not folders:
     raise dataset.DataError([_describe_partial_layout(root)])
-  with_split = [path for path in folders if os.path.isfile(voc_split(path, split))]
-  if len(with_split) == 1:
-    return with_split[0]
-  if with_split:
-    raise dataset.DataError(
-      [
-        f"{root}: {len(with_split)} folders have the split {split!r}: "
-        f"{', '.join(with_split)}; give one of them as root"
-      ]
-    )
   raise dataset.DataError(
     [
       f"{voc_split(path, split)}: there is no such split; "
@@ -104,6 +125,14 @@ def find_coco_files(root):
   )
 
 
+def find_shards(root, split="*"):
+  """Paths of the TFRecord shards in root, of all splits or of one, sorted."""
+  name = split if split == "*" else glob.escape(split)
+  digits = "[0-9]" * 5
+  pattern = f"{name}-{digits}-of-{digits}.tfrecord"
+  return sorted(glob.glob(os.path.join(glob.escape(root), pattern)))
+
+
 def path_inside(folder, name, allowed):
   """Path of a file that a dataset names, which must lie inside the dataset.
 
@@ -120,15 +149,19 @@ def path_inside(folder, name, allowed):
     ValueError: the name is empty or absolute, has a part `..`, or is or passes a link
       that ends outside.
   """
-  drive, _ = os.path.splitdrive(name)
-  unsafe = os.path.isabs(name) or drive or ".." in re.split(r"[\\/]", name)
-  if not name or "\0" in name or unsafe:
+  if not name or "\0" in name or leaves_folder(name):
     raise ValueError(f"names {name!r}, which leaves the data folder")
   path = os.path.join(folder, name)
   real = os.path.realpath(path)
   if not any(real.startswith(top.rstrip(os.sep) + os.sep) for top in allowed):
     raise ValueError(f"names {name!r}, a link that leaves the data folder")
   return path
+
+
+def leaves_folder(name):
+  """Whether a name leads out of the folder that it counts from, links aside."""
+  drive, _ = os.path.splitdrive(name)
+  return bool(os.path.isabs(name) or drive or ".." in re.split(r"[\\/]", name))
 
 
 def _folders_below(root, depth):

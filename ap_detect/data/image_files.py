@@ -16,7 +16,7 @@ import tensorflow as tf
 from PIL import JpegImagePlugin, PngImagePlugin
 
 from ap_detect import images
-from ap_detect.data import dataset
+from ap_detect.data import dataset, encoded
 
 MAX_IMAGE_PIXELS = 50_000_000
 
@@ -190,34 +190,33 @@ def read_sizes(paths, *, max_image_pixels=MAX_IMAGE_PIXELS):
   return sizes, faults
 
 
-def find_undecodable(paths):
-  """Decodes files as training does, on all CPU cores, and keeps what fails.
+def find_undecodable(pictures):
+  """Decodes pictures as training does, on all CPU cores, and keeps what fails.
 
   Damage that the decoder mends in silence (wrong pixels in a JPEG of full length) is
   not found.
 
   Args:
-    paths: list of paths; check their sizes first, for a small file can claim pixels
-      enough to fill the memory.
+    pictures: list of paths and encoded.ShardedImages; check their sizes first, for a
+      small file can claim pixels enough to fill the memory.
 
   Returns:
-    Dict of path to reason, of those that fail.
+    Dict of path or ShardedImage to reason, of those that fail.
   """
+  read = encoded.make_reader(pictures)
 
-  def decode(index, path):
+  def decode(index):
     # What is not returned is not computed, but pixels would have to be copied.
-    return index, tf.size(images.decode_image(tf.io.read_file(path)))
+    return index, tf.size(images.decode_image(read(index)))
 
-  if not paths:
-    return {}
-  files = tf.data.Dataset.from_tensor_slices((np.arange(len(paths)), paths))
-  decoded = files.map(decode, tf.data.AUTOTUNE, deterministic=False).ignore_errors()
+  indices = tf.data.Dataset.range(len(pictures))
+  decoded = indices.map(decode, tf.data.AUTOTUNE, deterministic=False).ignore_errors()
   sound: set[int] = set()
   for indices, _ in decoded.batch(_DECODING_BATCH).as_numpy_iterator():
     sound.update(indices.tolist())
-  suspects = [path for index, path in enumerate(paths) if index not in sound]
-  reasons = {path: _decoding_error(path) for path in suspects}
-  return {path: reason for path, reason in reasons.items() if reason}
+  suspects = [item for index, item in enumerate(pictures) if index not in sound]
+  reasons = {item: _decoding_error(item) for item in suspects}
+  return {item: reason for item, reason in reasons.items() if reason}
 
 
 def check_boxes(boxes_yxyx, height, width):
@@ -308,10 +307,10 @@ def _read_size(path):
   return height, width
 
 
-def _decoding_error(path):
-  """Why a file cannot be decoded, or None if it can."""
+def _decoding_error(picture):
+  """Why a picture cannot be decoded, or None if it can."""
   try:
-    images.decode_image(tf.io.read_file(path))
+    images.decode_image(encoded.read(picture))
   except (tf.errors.OpError, ValueError) as error:
     message = getattr(error, "message", None) or str(error)
     message = re.sub(r"\{\{.*?\}\} |\[Op:\w+\].*", "", message).strip()

@@ -3,56 +3,64 @@
 Training reads an endless stream of positions: position p is image p mod n of the
 (p div n)-th shuffle. A batch therefore depends on the seed and its number alone, and a
 run that starts again at step s continues with exactly the images it would have had.
+
+Indices are shuffled, all of them, and not pictures in a buffer: that is uniform, takes
+four bytes a picture, and can start anywhere. Nothing decoded is cached: a decoded picture
+takes several times the memory of its file, which the system's page cache keeps anyway,
+and decoding is the smaller part of the work beside augmentation.
 """
 
 from __future__ import annotations
+
+import socket
+import urllib.parse
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from ap_detect import images as image_ops
-from ap_detect.data import augment
+from ap_detect.data import encoded
+
+_SERVICE_TIMEOUT_SECONDS = 10
 
 
 def training_batches(
   dataset,
   *,
-  image_size,
+  steps,
   batch_size,
   seed=0,
   first_step=0,
-  horizontal_flip=0.5,
-  zoom_range=(1.0, 1.0),
-  color_jitter=0.0,
+  service_address="",
 ):
   """Endless augmented batches of a split, in an order that `seed` fixes.
 
+  A tf.data service has each position, and so each picture of a shuffle, made exactly once
+  by one of its workers, with the same pixels; but they come in the order in which they
+  are ready, so that a batch may hold positions of its neighbours. A worker that dies
+  takes the few that it had along. Without any worker the first batch waits for one.
+
   Args:
     dataset: DetectionDataset with at least one image.
-    image_size: (height, width) of the network's input, pixels.
+    steps: of the augmentation, such as `augment.ssd_steps` gives them.
     batch_size: images a batch, over all replicas.
     seed: of order and augmentation.
     first_step: number of the first batch.
-    horizontal_flip: probability of mirroring.
-    zoom_range: see `augment.zoom_onto_canvas`.
-    color_jitter: strength of `augment.random_color`; 0 for none.
+    service_address: of a tf.data service's dispatcher, "grpc://host:port", whose workers
+      read and augment, and must see the files by the same paths; "" for this process.
 
   Returns:
-    tf.data.Dataset of dicts: `image` [B, H, W, 3] float32 RGB 0..255, `boxes`
-    [B, G, 4] float32 (yxyx, pixels of the input), `classes` [B, G] int32 (0 is
-    padding), `ignored` [B, G] bool. G is the largest number of objects of an image.
+    tf.data.Dataset of dicts: `image` [B, H, W, 3] float32 RGB 0..255, of the size that
+    the steps make, `boxes` [B, G, 4] float32 (yxyx, pixels of the input), `classes`
+    [B, G] int32 (0 is padding), `ignored` [B, G] bool. G is the largest number of
+    objects of an image.
 
   Raises:
-    ValueError: no image.
+    ValueError: no image, or nothing answers at the service's address.
   """
   if not dataset.records:
     raise ValueError("training requires at least one image, got an empty split")
-  steps = [
-    augment.random_horizontal_flip(horizontal_flip),
-    augment.zoom_onto_canvas(image_size, zoom_range),
-  ]
-  if color_jitter:
-    steps.append(augment.random_color(color_jitter))
   load = _example_loader(dataset)
   max_objects = max(1, max(len(record.boxes) for record in dataset.records))
 
@@ -66,11 +74,10 @@ def training_batches(
     return _pad(example, max_objects)
 
   stream = _positions(len(dataset.records), seed, first_step * batch_size)
-  return (
-    stream.map(make_example, num_parallel_calls=tf.data.AUTOTUNE)
-    .batch(batch_size, drop_remainder=True)
-    .prefetch(tf.data.AUTOTUNE)
-  )
+  examples = stream.map(make_example, num_parallel_calls=tf.data.AUTOTUNE)
+  if service_address:
+    examples = _distribute(examples, service_address)
+  return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
 def images_of_step(num_images, step, *, batch_size, seed=0):
@@ -89,30 +96,43 @@ def images_of_step(num_images, step, *, batch_size, seed=0):
   return [int(index) for _, index in stream]
 
 
-def evaluation_batches(records, *, image_size, batch_size):
-  """Every image once, in order, unaugmented.
+class View(NamedTuple):
+  """How a picture is shown to a network that is tested.
+
+  Attributes:
+    canvas_size: (height, width) of the network's input, pixels.
+    fit_size: (height, width) that the picture is scaled to fit, its aspect kept; it lies
+      in the canvas's top left corner.
+    mirrored: whether left and right are exchanged.
+  """
+
+  canvas_size: tuple[int, int]
+  fit_size: tuple[int, int]
+  mirrored: bool = False
+
+
+def evaluation_batches(records, *, views, batch_size):
+  """Every image once, in order, unaugmented, in each of some views.
 
   The last batch is filled up with its last image, so that all batches are of one size;
   whoever reads it stops at the number of records.
 
   Args:
     records: ImageRecords, at least one.
-    image_size: (height, width) of the network's input, pixels.
+    views: Views.
     batch_size: images a batch, over all replicas.
 
   Returns:
-    tf.data.Dataset of dicts: `image` [B, H, W, 3] float32 RGB 0..255, `scale` [B]
-    float32, pixels of the input a pixel of the picture, `content_size` [B, 2] float32,
-    height and width of the picture in the input.
+    tf.data.Dataset of tuples with a dict a view: `image` [B, H, W, 3] float32 RGB
+    0..255, `scale` [B] float32, pixels of the input a pixel of the picture,
+    `content_size` [B, 2] float32, height and width of the picture in the input.
   """
   load_image = _image_loader(records)
   count = len(records)
 
   def make_example(index):
     image = load_image(tf.minimum(index, count - 1))
-    fitted, scale = image_ops.resize_to_fit(image[tf.newaxis], image_size)
-    size = tf.cast(tf.shape(image)[:2], tf.float32)
-    return {"image": fitted[0], "scale": scale, "content_size": size * scale}
+    return tuple(_show(image, view) for view in views)
 
   padded_count = -(-count // batch_size) * batch_size
   return (
@@ -123,18 +143,55 @@ def evaluation_batches(records, *, image_size, batch_size):
   )
 
 
+def _show(image, view):
+  if view.mirrored:
+    image = tf.reverse(image, axis=[1])
+  fitted, scale = image_ops.resize_to_fit(
+    image[tf.newaxis], view.canvas_size, view.fit_size
+  )
+  size = tf.cast(tf.shape(image)[:2], tf.float32)
+  return {"image": fitted[0], "scale": scale, "content_size": size * scale}
+
+
+def _distribute(examples, address):
+  """The examples as a tf.data service's workers make them, in the order they come."""
+  try:
+    parts = urllib.parse.urlsplit(address)
+    host, port = parts.hostname, parts.port
+  except ValueError:  # a port that is no number
+    host = port = None
+  if not (host and port and address.startswith("grpc://")):
+    raise ValueError(
+      f"a tf.data service's address must be grpc://host:port, got {address!r}"
+    )
+  try:
+    # TensorFlow itself would wait for the service without end.
+    socket.create_connection((host, port), _SERVICE_TIMEOUT_SECONDS).close()
+  except OSError as error:
+    raise ValueError(f"no tf.data service answers at {address}: {error}") from error
+  service = tf.data.experimental.service
+  # Dynamic: the dispatcher deals out the source's elements, which are the positions.
+  return examples.apply(service.distribute(service.ShardingPolicy.DYNAMIC, address))
+
+
 def _positions(num_images, seed, first):
   """Dataset of (position, record index) from position `first` on, without end."""
 
-  def shuffled(number):
-    order = tf.random.experimental.stateless_shuffle(
+  def shuffle(number):
+    return tf.random.experimental.stateless_shuffle(
       tf.range(num_images), seed=tf.stack([tf.cast(seed, tf.int64), number])
     )
-    positions = number * num_images + tf.range(num_images, dtype=tf.int64)
-    return tf.data.Dataset.from_tensor_slices((positions, order))
 
-  shuffles = tf.data.Dataset.range(first // num_images, np.iinfo(np.int64).max)
-  return shuffles.flat_map(shuffled).skip(first % num_images)
+  def locate(current, position):
+    # The shuffle is kept from element to element. A service's worker may get any
+    # positions, in rising order.
+    number = position // num_images
+    order = tf.cond(current[0] == number, lambda: current[1], lambda: shuffle(number))
+    return (number, order), (position, order[position % num_images])
+
+  positions = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+  none_yet = tf.constant(-1, tf.int64), tf.zeros([num_images], tf.int32)
+  return positions.scan(none_yet, locate)
 
 
 def _example_loader(dataset):
@@ -162,11 +219,11 @@ def _example_loader(dataset):
 
 def _image_loader(records):
   """Function of a record's index to its pixels, [H, W, 3] uint8."""
-  if isinstance(records[0].image, str):
-    paths = tf.constant([record.image for record in records])
-    return lambda index: image_ops.decode_image(tf.io.read_file(paths[index]))
-  pixels = tf.constant(np.stack([record.image for record in records]))
-  return lambda index: pixels[index]
+  if isinstance(records[0].image, np.ndarray):
+    pixels = tf.constant(np.stack([record.image for record in records]))
+    return lambda index: pixels[index]
+  read = encoded.make_reader([record.image for record in records])
+  return lambda index: image_ops.decode_image(read(index))
 
 
 def _pad(example, max_objects):

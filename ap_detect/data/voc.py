@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import defusedxml.common
 import defusedxml.ElementTree
 
-from ap_detect.data import dataset, folders, image_files
+from ap_detect.data import dataset, folders, image_files, image_lists
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
@@ -23,6 +23,7 @@ def read_voc(
   root,
   split,
   *,
+  image_list=None,
   class_names=None,
   one_based_inclusive=False,
   skip_faulty=False,
@@ -35,11 +36,16 @@ def read_voc(
   the XML names) and ImageSets/Main/<split>.txt with one stem a line. Lines may have
   the second column of VOC's files of one class, which is not used.
 
+  A split none of whose images has an XML file, such as PASCAL's test split of 2012, is
+  read without labels, from its pictures alone. Annotations may then be absent.
+
   Args:
     root: folder that holds the three, in itself or up to 4 levels below.
     split: name of a file in ImageSets/Main, without `.txt`.
+    image_list: path of a text file that names the images to take out of the split, one
+      stem or file name a line; nothing else is looked at. None takes all.
     class_names: names of classes 1..K; any other class is then a fault. None takes all
-      names in Annotations, whatever the split, sorted.
+      names in Annotations, whatever the split, sorted; not for a split without labels.
     one_based_inclusive: how boxes are written. False: as plain coordinates of the
       box's edges, which is how labelImg and its like write them. True: by the first
       and last row and column of pixels, counted from 1, which is the VOC devkit's rule;
@@ -64,13 +70,26 @@ def read_voc(
   allowed += [
     os.path.realpath(os.path.join(folder, part)) for part in folders.VOC_PARTS
   ]
+  faults: list[str] = []
+  stems = _read_split(folder, split, root, allowed, faults)
+  if image_list is not None:
+    stems = _choose_stems(stems, image_list, faults)
+  has_labels = not stems or any(
+    os.path.isfile(_annotation_path(folder, stem)) for stem in stems
+  )
   if class_names is None:
+    if not has_labels:
+      raise dataset.DataError([*faults, _describe_unlabelled(folder, split, root)])
     class_names = _find_class_names(folder, allowed)
   class_ids = image_files.number_classes(class_names)
-  faults: list[str] = []
   annotated = []
-  for stem in _read_split(folder, split, root, allowed, faults):
-    image, reasons = _read_image(folder, stem, allowed, class_ids, one_based_inclusive)
+  for stem in stems:
+    if has_labels:
+      image, reasons = _read_image(
+        folder, stem, allowed, class_ids, one_based_inclusive
+      )
+    else:
+      image, reasons = _read_unlabelled(folder, stem, allowed, split)
     source = os.path.relpath(image.annotation, root)
     faults.extend(f"{source}: {reason}" for reason in reasons)
     annotated.append(image)
@@ -88,6 +107,16 @@ def read_voc(
     category_ids=tuple(class_ids.values()),
     ignored_are_crowds=False,
     skipped=tuple(faults),
+    has_labels=has_labels,
+  )
+
+
+def _describe_unlabelled(folder, split, root):
+  """Fault of a split without labels for which no classes were given."""
+  source = os.path.relpath(folders.voc_split(folder, split), root)
+  return (
+    f"{source}: none of its images has an XML file in Annotations; a split without "
+    "labels requires data.class_names"
   )
 
 
@@ -99,7 +128,7 @@ def _find_class_names(folder, allowed):
   """
   names: set[str] = set()
   part = os.path.join(folder, "Annotations")
-  for file in os.listdir(part):
+  for file in os.listdir(part) if os.path.isdir(part) else []:
     if not file.endswith(".xml"):
       continue
     try:
@@ -115,15 +144,8 @@ def _read_split(folder, split, root, allowed, faults):
   """Stems of a split's images, each once, in the file's order; faults is extended."""
   path = folders.voc_split(folder, split)
   source = os.path.relpath(path, root)
-  try:
-    with open(path, encoding="utf-8-sig") as file:
-      lines = [line.strip() for line in file]
-  except UnicodeDecodeError as error:
-    raise dataset.DataError([f"{source}: is not UTF-8 text: {error}"]) from error
   first_lines: dict[str, int] = {}
-  for number, line in enumerate(lines, start=1):
-    if not line:
-      continue
+  for number, line in image_lists.read_lines(path, source):
     try:
       stem = _read_stem(line, folder, allowed)
       first = first_lines.setdefault(stem, number)
@@ -131,9 +153,15 @@ def _read_split(folder, split, root, allowed, faults):
         raise ValueError(f"{stem!r} was named in line {first} already")
     except ValueError as error:
       faults.append(f"{source}: line {number}: {error}")
-  if not any(lines):
-    raise dataset.DataError([f"{source}: names no image"])
   return list(first_lines)
+
+
+def _choose_stems(stems, image_list, faults):
+  """The stems that a list names, in the split's order; faults is extended."""
+  names = [(stem, *(stem + extension for extension in _EXTENSIONS)) for stem in stems]
+  chosen, more_faults = image_lists.choose_images(image_list, names)
+  faults += more_faults
+  return [stem for index, stem in enumerate(stems) if index in chosen]
 
 
 def _read_stem(line, folder, allowed):
@@ -146,9 +174,23 @@ def _read_stem(line, folder, allowed):
   return without_column
 
 
+def _annotation_path(folder, stem):
+  return os.path.join(folder, "Annotations", f"{stem}.xml")
+
+
+def _read_unlabelled(folder, stem, allowed, split):
+  """As _read_image, from the picture alone."""
+  (path,), reasons = image_files.read_parts(
+    ElementTree.Element("annotation"),
+    [functools.partial(_find_image, folder, stem, allowed)],
+  )
+  source = folders.voc_split(folder, split)
+  return image_files.AnnotatedImage(stem, path, source, faulty=bool(reasons)), reasons
+
+
 def _read_image(folder, stem, allowed, class_ids, one_based_inclusive):
   """(image_files.AnnotatedImage, reasons of its faults)."""
-  path = os.path.join(folder, "Annotations", f"{stem}.xml")
+  path = _annotation_path(folder, stem)
   (annotation,), reasons = image_files.read_parts(path, [_parse])
   if annotation is None:
     annotation = ElementTree.Element("annotation")

@@ -1,4 +1,4 @@
-"""What a detector is worth: COCO's figures, and the score threshold to show it at."""
+"""What a detector is worth: COCO's and VOC's figures, curves, score thresholds."""
 
 from ap_detect.metrics.coco import (
   METRIC_NAMES,
@@ -7,14 +7,24 @@ from ap_detect.metrics.coco import (
   evaluate_coco,
   format_table,
 )
+from ap_detect.metrics.curves import PrecisionRecall, confusion, precision_recall
 from ap_detect.metrics.score_thresholds import ScoreThresholds, best_f1_thresholds
+from ap_detect.metrics.submissions import write_comp4
+from ap_detect.metrics.voc import VocEvaluation, evaluate_voc, format_voc_table
 
 __all__ = [
   "METRIC_NAMES",
   "CocoEvaluation",
+  "PrecisionRecall",
   "ScoreThresholds",
+  "VocEvaluation",
   "best_f1_thresholds",
   "coco_results",
+  "confusion",
   "evaluate_coco",
+  "evaluate_voc",
   "format_table",
+  "format_voc_table",
+  "precision_recall",
+  "write_comp4",
 ]

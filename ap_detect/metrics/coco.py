@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import io
@@ -14,6 +13,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ap_detect.metrics.results import check_dataset, check_results, count_objects
 from ap_detect.metrics.score_thresholds import ScoreThresholds, best_f1_thresholds
 
 if TYPE_CHECKING:
@@ -122,13 +122,13 @@ def evaluate_coco(
     ValueError: the dataset has no object that counts, ids repeat, or a result names an
       unknown image or category or has a box or score that is none.
   """
-  _check_dataset(dataset)
+  check_dataset(dataset)
   # Plain integers, whatever the dataset's ids, in the order in which pycocotools would
   # sort those: it breaks ties between scores.
   ids = [record.image_id for record in dataset.records]
   image_index = {i: n for n, i in enumerate(sorted(ids, key=_sort_key), 1)}
   category_index = {i: k for k, i in enumerate(dataset.category_ids, 1)}
-  _check_results(results, image_index, category_index)
+  check_results(results, image_index, category_index)
   truth = _truth_annotations(dataset, image_index)
   detections = _detection_annotations(results, image_index, category_index)
   evaluator = COCOeval if dataset.ignored_are_crowds else _PlainIouEval
@@ -179,43 +179,6 @@ def _sort_key(image_id: int | str) -> tuple[bool, int | str]:
   return isinstance(image_id, str), image_id
 
 
-def _check_dataset(dataset: DetectionDataset) -> None:
-  if not any(np.any(~np.asarray(r.ignored, bool)) for r in dataset.records):
-    raise ValueError(
-      f"nothing to evaluate: the {len(dataset.records)} images have no object that "
-      "counts (crowd and difficult objects do not)"
-    )
-  image_ids = [record.image_id for record in dataset.records]
-  for noun, values in (
-    ("image ids", image_ids),
-    ("category ids", dataset.category_ids),
-    ("class names", dataset.class_names),
-  ):
-    repeated = [v for v, count in collections.Counter(values).items() if count > 1]
-    if repeated:
-      raise ValueError(f"{noun} must be distinct, these repeat: {repeated[:5]}")
-
-
-def _check_results(results, image_index, category_index) -> None:
-  for field, known in (("image_id", image_index), ("category_id", category_index)):
-    unknown = [result[field] for result in results if result[field] not in known]
-    if unknown:
-      raise ValueError(
-        f"{len(unknown)} detections have a {field} that the dataset lacks, "
-        f"such as {unknown[0]!r}"
-      )
-  boxes = np.array([result["bbox"] for result in results], np.float64).reshape(-1, 4)
-  scores = np.array([result["score"] for result in results], np.float64)
-  # A NaN would match any object.
-  good = np.isfinite(boxes).all(-1) & (boxes[:, 2:] >= 0).all(-1)
-  good &= (scores >= 0) & (scores <= 1)
-  if not good.all():
-    raise ValueError(
-      f"{np.sum(~good)} detections have a box that is not finite or of negative size, "
-      f"or a score outside [0, 1], such as {results[int(np.argmin(good))]}"
-    )
-
-
 def _truth_annotations(dataset, image_index) -> list[dict[str, Any]]:
   return [
     {
@@ -263,9 +226,6 @@ def _evaluation(dataset: DetectionDataset, coco_eval: COCOeval) -> CocoEvaluatio
   names = dataset.class_names
   # [IoU thresholds, recalls, K] at area 'all' and the most detections.
   precision = coco_eval.eval["precision"][:, :, :, 0, -1]
-  counted = np.concatenate(
-    [np.asarray(r.classes)[~np.asarray(r.ignored, bool)] for r in dataset.records]
-  )
   return CocoEvaluation(
     metrics={n: _known(v) for n, v in zip(METRIC_NAMES, coco_eval.stats)},
     per_class={
@@ -274,7 +234,7 @@ def _evaluation(dataset: DetectionDataset, coco_eval: COCOeval) -> CocoEvaluatio
     },
     score_thresholds=best_f1_thresholds(coco_eval, names),
     num_images=len(dataset.records),
-    num_objects={name: int(np.sum(counted == k)) for k, name in enumerate(names, 1)},
+    num_objects=count_objects(dataset),
   )
 
 

@@ -8,17 +8,38 @@ import os
 import warnings
 from typing import Callable, NamedTuple
 
+import h5py
 import tensorflow as tf
 
 # Subtracted from BGR by the original (Caffe) ResNet; tf.keras.applications' "caffe" mode.
 RESNET_MEAN_BGR = (103.939, 116.779, 123.68)
+
+# ImageNet weights that the public offers: address and MD5. The ResNets' are those of
+# tf.keras.applications, without the classifier. Lite0's are Google's, converted to
+# Keras for a network of keras-cv's layers (Apache-2.0).
+_KERAS_RESNETS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
+_IMAGENET_WEIGHTS = {
+  "resnet50": (
+    f"{_KERAS_RESNETS}resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    "4d473c1dd8becc155b73f8504c6f6626",
+  ),
+  "resnet101": (
+    f"{_KERAS_RESNETS}resnet101_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    "88cf7a10940856eca736dc7b7e228a21",
+  ),
+  "efficientnet_lite0": (
+    "https://github.com/sebastian-sz/efficientnet-lite-keras/releases/download/v1.0/"
+    "efficientnet_lite_b0_notop.h5",
+    "d7a91a3c0e7f0bdffe67f599ebe511cd",
+  ),
+}
 
 
 class _Backbone(NamedTuple):
   """How to build one backbone.
 
   Attributes:
-    build: (input tensor, weights or None) -> Keras model.
+    build: (input tensor, path of a weights file or None) -> Keras model.
     normalize: [B, H, W, 3] RGB 0..255 float32 -> what the weights were trained on.
     level_ends: names of the last layers of C1..C5, of strides 2, 4, 8, 16, 32.
   """
@@ -48,8 +69,9 @@ def build_backbone(
     name: "resnet50", "resnet101" (tf.keras.applications), "resnet18",
       "csp_darknet_nano" or "efficientnet_lite0" (keras-cv).
     image_size: (height, width) of the input, pixels; multiples of 32.
-    weights: "" for none, "imagenet" (ResNet-50/101; downloaded by Keras), or the path
-      of a file that Keras' load_weights reads.
+    weights: "" for none, "imagenet" (resnet50, resnet101, efficientnet_lite0;
+      downloaded once, into Keras' cache), or the path of a file that Keras' save_weights
+      wrote for the same network, .weights.h5 or .h5, with or without a classifier.
     frozen_levels: 0 to 5; layers up to the end of C<n> are not trained.
     freeze_batch_norm: whether batch normalisation keeps the statistics it has; right
       where the weights are pretrained, wrong where they are not.
@@ -59,8 +81,8 @@ def build_backbone(
     and 32.
 
   Raises:
-    ValueError: unknown name, a weights file that is missing or does not fit, or sizes
-      that are no multiples of 32.
+    ValueError: unknown name, weights that do not exist, do not fit or could not be
+      downloaded, or sizes that are no multiples of 32.
   """
   if name not in _BACKBONES:
     raise ValueError(
@@ -73,10 +95,11 @@ def build_backbone(
   if not 0 <= frozen_levels <= 5:
     raise ValueError(f"model.frozen_levels must be 0 to 5, got {frozen_levels}")
   spec = _BACKBONES[name]
-  images = tf.keras.Input((*image_size, 3), name="images")
+  path = _find_weights(name, weights)
+  images = tf.keras.Input((None, None, 3), name="images")
   normalized = InputNormalization(spec.normalize, name="input_normalization")(images)
   with _quiet_keras_cv():
-    network = spec.build(tf.keras.Input((*image_size, 3)), _weights(name, weights))
+    network = spec.build(tf.keras.Input((None, None, 3)), path)
     features = tf.keras.Model(
       network.inputs, [network.get_layer(end).output for end in spec.level_ends[2:]]
     )
@@ -84,17 +107,34 @@ def build_backbone(
   return tf.keras.Model(images, features(normalized), name=name)
 
 
-def _weights(name, weights):
-  if weights in ("", "imagenet"):
-    if weights == "imagenet" and name not in ("resnet50", "resnet101"):
-      raise ValueError(
-        f"weights 'imagenet' exist for resnet50 and resnet101; {name} takes the path "
-        "of a weights file, or '' for none"
-      )
-    return weights or None
+def _find_weights(name, weights):
+  """Path of a backbone's weights file; None for no weights."""
+  if not weights:
+    return None
+  if weights == "imagenet":
+    return _download_imagenet(name)
   if not os.path.isfile(weights):
     raise ValueError(f"model.backbone_weights: no file {weights!r}")
   return weights
+
+
+def _download_imagenet(name):
+  if name not in _IMAGENET_WEIGHTS:
+    raise ValueError(
+      f"model.backbone_weights: 'imagenet' exists for {sorted(_IMAGENET_WEIGHTS)}; for "
+      f"{name} give the path of a file, .weights.h5 or .h5, that Keras' save_weights "
+      f"wrote for the network that {__name__} builds, or '' for none"
+    )
+  address, md5 = _IMAGENET_WEIGHTS[name]
+  try:
+    return tf.keras.utils.get_file(
+      origin=address, file_hash=md5, hash_algorithm="md5", cache_subdir="models"
+    )
+  except Exception as error:  # Keras raises no narrower one
+    raise ValueError(
+      f"model.backbone_weights: the ImageNet weights of {name} could not be downloaded "
+      f"({error}). Where there is no network, give the path of that file"
+    ) from error
 
 
 def _freeze(network, level_ends, frozen_levels, *, freeze_batch_norm):
@@ -111,10 +151,8 @@ def _freeze(network, level_ends, frozen_levels, *, freeze_batch_norm):
 def _build_keras_resnet(constructor_name):
   def build(images, weights):
     constructor = getattr(tf.keras.applications, constructor_name)
-    builtin = weights if weights == "imagenet" else None
-    network = constructor(include_top=False, weights=builtin, input_tensor=images)
-    if weights != builtin:
-      _load_weights(network, weights)
+    network = constructor(include_top=False, weights=None, input_tensor=images)
+    _load_weights(network, weights)
     return network
 
   return build
@@ -171,11 +209,26 @@ def _load_weights(network, path):
   if path is None:
     return
   try:
-    network.load_weights(path)
-  except (OSError, ValueError, KeyError, IndexError) as error:
+    if _names_every_layer(path, network):
+      network.load_weights(path, by_name=True)
+    else:
+      network.load_weights(path)
+  except (OSError, ValueError, KeyError, IndexError, AssertionError) as error:
     raise ValueError(
       f"model.backbone_weights: {path!r} does not fit {network.name}: {error}"
     ) from error
+
+
+def _names_every_layer(path, network):
+  """Whether a file of Keras' older HDF5 format has all of a network's layers by name.
+
+  Such a file may hold a classifier too, over which reading in the layers' order stumbles.
+  """
+  if not h5py.is_hdf5(path):
+    return False
+  with h5py.File(path, "r") as file:
+    layers = file.get("model_weights", file)
+    return all(layer.name in layers for layer in network.layers if layer.weights)
 
 
 def _resnet_normalize(images):

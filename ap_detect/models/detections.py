@@ -1,4 +1,8 @@
-"""Raw outputs -> detections: decode, keep the best per level, NMS per class."""
+"""Raw outputs -> detections: decode, keep the best per level, NMS per class.
+
+In two halves, `find_candidates` and `suppress`, between which the candidates of several
+views of a picture can be put together.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ class Detections(NamedTuple):
   """Detections of a batch, best score first, padded with zeros to D.
 
   Attributes:
-    boxes: [B, D, 4] float32, yxyx, pixels of the network's input.
+    boxes: [B, D, 4] float32, yxyx, in the candidates' pixels.
     scores: [B, D] float32 in (0, 1); sigmoid of the logit.
     classes: [B, D] int32, 1..K; 0 for padding.
     num_detections: [B] int32.
@@ -24,6 +28,20 @@ class Detections(NamedTuple):
   scores: tf.Tensor
   classes: tf.Tensor
   num_detections: tf.Tensor
+
+
+class Candidates(NamedTuple):
+  """Decoded box-class pairs of a batch, in no order.
+
+  Attributes:
+    boxes: [B, C, 4] float32, yxyx; 0 where the score is.
+    scores: [B, C] float32 in [0, 1); 0 for a pair that is none.
+    classes: [B, C] int32, 1..K.
+  """
+
+  boxes: tf.Tensor
+  scores: tf.Tensor
+  classes: tf.Tensor
 
 
 def detect(
@@ -40,20 +58,46 @@ def detect(
   """Post-processing of the authors' release.
 
   Args:
+    outputs, anchors, level_sizes, content_size, candidates_per_level: see
+      `find_candidates`.
+    score_threshold, nms_iou, max_detections: see `suppress`.
+
+  Returns:
+    Detections.
+  """
+  candidates = find_candidates(
+    outputs,
+    anchors,
+    level_sizes=level_sizes,
+    content_size=content_size,
+    candidates_per_level=candidates_per_level,
+  )
+  return suppress(
+    candidates,
+    num_classes=outputs.class_logits.shape[-1],
+    score_threshold=score_threshold,
+    nms_iou=nms_iou,
+    max_detections=max_detections,
+  )
+
+
+def find_candidates(
+  outputs, anchors, *, level_sizes, content_size, candidates_per_level=1000
+):
+  """The best box-class pairs of every level, decoded and clipped.
+
+  Args:
     outputs: retinanet.Outputs.
     anchors: [A, 4] float32, yxyx, pixels.
     level_sizes: number of anchors of each pyramid level; they sum to A.
     content_size: [B, 2] float32, height and width, in pixels of the network's input,
       of the picture in it; boxes are clipped to it.
-    score_threshold: candidates need a score above it; at least 0.
     candidates_per_level: box-class pairs a level, best scores first.
-    nms_iou: a box goes where its IoU with a better one of its class is above this.
-    max_detections: D.
 
   Returns:
-    Detections.
+    Candidates, in pixels of the network's input.
   """
-  scores, boxes, classes = _candidates(
+  scores, boxes, classes = _best_of_levels(
     outputs, anchors, level_sizes, candidates_per_level
   )
   boxes = box_ops.clip(boxes, content_size[:, :1], content_size[:, 1:])
@@ -61,22 +105,40 @@ def detect(
   has_area = box_ops.area(boxes) > 0
   scores = tf.where(has_area, scores, 0.0)
   boxes = tf.where(has_area[..., tf.newaxis], boxes, 0.0)
+  return Candidates(boxes, scores, classes)
+
+
+def suppress(
+  candidates, *, num_classes, score_threshold=0.01, nms_iou=0.5, max_detections=100
+):
+  """Non-maximum suppression per class.
+
+  Args:
+    candidates: Candidates.
+    num_classes: K.
+    score_threshold: candidates need a score above it; at least 0.
+    nms_iou: a box goes where its IoU with a better one of its class is above this.
+    max_detections: D.
+
+  Returns:
+    Detections.
+  """
   return Detections(
     *tf.map_fn(
       lambda image: _suppress(
         *image,
-        num_classes=outputs.class_logits.shape[-1],
+        num_classes=num_classes,
         score_threshold=score_threshold,
         nms_iou=nms_iou,
         max_detections=max_detections,
       ),
-      (boxes, scores, classes),
+      tuple(candidates),
       fn_output_signature=(tf.float32, tf.float32, tf.int32, tf.int32),
     )
   )
 
 
-def _candidates(outputs, anchors, level_sizes, candidates_per_level):
+def _best_of_levels(outputs, anchors, level_sizes, candidates_per_level):
   """Best box-class pairs of every level: scores [B, C], boxes [B, C, 4], classes."""
   num_classes = outputs.class_logits.shape[-1]
   found_logits, found_boxes, found_classes = [], [], []

@@ -41,12 +41,15 @@ class Upsample2x(tf.keras.layers.Layer):
   """
 
   def call(self, features):
-    _, height, width, channels = features.shape
+    batch, height, width = tf.unstack(tf.shape(features)[:3])
+    channels = features.shape[-1]
     repeated = tf.broadcast_to(
       features[:, :, tf.newaxis, :, tf.newaxis],
-      [tf.shape(features)[0], height, 2, width, 2, channels],
+      [batch, height, 2, width, 2, channels],
     )
-    return tf.reshape(repeated, [-1, 2 * height, 2 * width, channels])
+    upsampled = tf.reshape(repeated, [batch, 2 * height, 2 * width, channels])
+    sides = [side and 2 * side for side in features.shape[1:3]]
+    return tf.ensure_shape(upsampled, [features.shape[0], *sides, channels])
 
 
 def _stride2(channels, name):

@@ -197,7 +197,7 @@ class CheckpointAndValidate(tf.keras.callbacks.Callback):
     return [entry["epoch"] for entry in self._history]
 
   def _validate(self, epoch):
-    evaluation, found, _ = self._evaluator.evaluate(self._dataset)
+    evaluation, found, results = self._evaluator.evaluate(self._dataset)
     best = max((entry["AP"] for entry in self._history), default=-1.0)
     metrics = evaluation.metrics
     if metrics["AP"] > best:
@@ -205,7 +205,7 @@ class CheckpointAndValidate(tf.keras.callbacks.Callback):
     # Last, so that an interruption before it repeats the validation.
     self._history.append({"epoch": epoch, **metrics})
     run_lib.write_json(os.path.join(self._model_dir, run_lib.HISTORY), self._history)
-    self._write_summaries(evaluation, found)
+    self._write_summaries(evaluation, found, results)
     logging.info(
       "epoch %d/%d: validation AP %.3f, AP50 %.3f, AP75 %.3f%s",
       *(epoch, self._epochs, metrics["AP"], metrics["AP50"], metrics["AP75"]),
@@ -224,7 +224,7 @@ class CheckpointAndValidate(tf.keras.callbacks.Callback):
       },
     )
 
-  def _write_summaries(self, evaluation, found):
+  def _write_summaries(self, evaluation, found, results):
     step = int(self.model.optimizer.iterations.numpy())
     with self._writer.as_default(step=step):
       for name, value in evaluation.metrics.items():
@@ -239,4 +239,9 @@ class CheckpointAndValidate(tf.keras.callbacks.Callback):
           record, image, self._class_names, evaluation.score_thresholds
         )
         tf.summary.image(f"detections/{record.image_id}", picture[np.newaxis])
+      pictures = evaluation_lib.draw_charts(
+        self._dataset, results, evaluation.score_thresholds
+      )
+      for name, picture in pictures.items():
+        tf.summary.image(f"charts/{name}", picture[np.newaxis])
     self._writer.flush()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 
 from ap_detect import losses, matching
@@ -10,11 +12,15 @@ from ap_detect.training import optimizers
 
 def make_classification_loss(train):
   """Function (logits [B, A, K], labels [B, A]) -> [] float32, of a TrainConfig."""
-  if train.classification_loss == "ap_loss":
-    return lambda logits, labels: losses.ap_loss(
-      logits, labels, delta=train.delta, interpolated=train.interpolated
-    )
-  return losses.focal_loss
+  if train.classification_loss == "focal_loss":
+    return losses.focal_loss
+  options = {
+    "delta": train.delta,
+    "images_per_ranking": train.images_per_ranking or None,
+  }
+  if train.classification_loss == "auc_loss":
+    return functools.partial(losses.auc_loss, **options)
+  return functools.partial(losses.ap_loss, interpolated=train.interpolated, **options)
 
 
 class Detector(tf.keras.Model):

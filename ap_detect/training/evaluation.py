@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import time
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from absl import logging
 from PIL import Image
 
-from ap_detect import drawing
+from ap_detect import charts, drawing
+from ap_detect import config as config_lib
 from ap_detect import images as image_ops
-from ap_detect.data import pipeline
-from ap_detect.metrics import coco
+from ap_detect.data import encoded, pipeline
+from ap_detect.metrics import coco, curves, submissions, voc
 from ap_detect.training import run as run_lib
+from ap_detect.training import views as views_lib
 
 
 class ImageDetections(NamedTuple):
@@ -40,56 +45,73 @@ class Evaluator:
   """
 
   def __init__(self, network, config, strategy):
+    self._network = network
+    self._config = config
     self._strategy = strategy
-    self._image_size = config.data.image_size_px
     self._batch_size = config.eval.batch_size * strategy.num_replicas_in_sync
-    post_process = run_lib.make_detect(config)
-
-    @tf.function
-    def detect(batch):
-      def replica_detect(batch):
-        outputs = network(batch["image"], training=False)
-        found = post_process(outputs, batch["content_size"])
-        # Pixels of the original image, where clipping left at most a rounding error.
-        boxes = found.boxes / batch["scale"][:, tf.newaxis, tf.newaxis]
-        return found._replace(boxes=boxes)
-
-      return strategy.run(replica_detect, args=(batch,))
-
-    self._detect = detect
+    self._functions = {}
 
   def detect(self, records):
     """ImageDetections of every ImageRecord, in their order."""
-    batches = pipeline.evaluation_batches(
-      records, image_size=self._image_size, batch_size=self._batch_size
-    )
-    found = []
+    found: list = [None] * len(records)
+    speed = _Speed()
+    groups = views_lib.group_by_views(records, self._config)
+    for views, indices in groups.items():
+      batches = pipeline.evaluation_batches(
+        [records[i] for i in indices], views=views, batch_size=self._batch_size
+      )
+      for index, image in zip(indices, self._detect(batches, views, speed)):
+        found[index] = image
+    logging.info("detection: %d images%s", len(records), speed)
+    return found
+
+  def _detect(self, batches, views, speed):
+    """Yields the ImageDetections of every image, those of the filled-up batch too."""
+    if views not in self._functions:
+      self._functions[views] = self._make_function(views)
+    since = None
     for batch in self._strategy.experimental_distribute_dataset(batches):
-      for replica in zip(
-        *(
-          self._strategy.experimental_local_results(part)
-          for part in self._detect(batch)
-        )
-      ):
-        found.extend(_split_batch(*(part.numpy() for part in replica)))
-    return found[: len(records)]
+      parts = self._functions[views](batch)
+      found = []
+      for replica in zip(*map(self._strategy.experimental_local_results, parts)):
+        found += _split_batch(*(part.numpy() for part in replica))
+      since = speed.add(len(found), since)
+      yield from found
+
+  def _make_function(self, views):
+    detect = views_lib.make_detect(self._network, views, self._config)
+    return tf.function(lambda batch: self._strategy.run(detect, args=(batch,)))
 
   def evaluate(self, dataset):
     """(CocoEvaluation, list of ImageDetections, COCO results) of a DetectionDataset."""
     found = self.detect(dataset.records)
-    results = []
-    for record, image in zip(dataset.records, found):
-      results += coco.coco_results(
-        record.image_id, image.boxes, image.scores, image.classes, dataset.category_ids
-      )
+    results = _coco_results(dataset, found)
     return coco.evaluate_coco(dataset, results), found, results
+
+
+@dataclasses.dataclass
+class _Speed:
+  """Images a second, without each group's first batch, which may build its graph."""
+
+  images: int = 0
+  seconds: float = 0.0
+
+  def add(self, images, since):
+    now = time.monotonic()
+    if since is not None:
+      self.images += images
+      self.seconds += now - since
+    return now
+
+  def __str__(self):
+    return f", {self.images / self.seconds:.1f} images/s" if self.seconds else ""
 
 
 def load_pixels(record):
   """[H, W, 3] uint8 of an ImageRecord."""
-  if isinstance(record.image, str):
-    return image_ops.decode_image(tf.io.read_file(record.image)).numpy()
-  return record.image
+  if isinstance(record.image, np.ndarray):
+    return record.image
+  return image_ops.decode_image(encoded.read(record.image)).numpy()
 
 
 def draw_found(pixels, found, class_names):
@@ -135,42 +157,119 @@ def keep_confident(found, class_names, thresholds):
   return ImageDetections(*(part[kept] for part in found))
 
 
-def evaluate_run(model_dir, *, split="", checkpoint=""):
+def evaluate_run(
+  model_dir, *, split="", checkpoint="", data_root="", eval_overrides=None
+):
   """Evaluates a run's checkpoint on a split and writes the results beside it.
 
-  Writes <model_dir>/eval/metrics.json, detections.json (COCO results) and pictures/.
-  Detections are never cut by the run's score thresholds; only pictures are (by this
-  evaluation's own where the run has none yet).
+  Writes into <model_dir>/eval: metrics.json, detections.json (COCO results), charts
+  (precision_recall.png, confusion.png) and pictures/. VOC data get VOC's figures too,
+  as "voc" in metrics.json. Of a split without labels there are only the detections, of
+  VOC data also as comp4_det_<split>_<class>.txt, as the official servers take them.
+
+  Metrics and curves are of all detections; the run's score thresholds cut only those
+  of the pictures and of the confusion (this evaluation's own where the run has none
+  yet).
 
   Args:
     model_dir: a run's folder.
     split: name of the split; "" for the one the run validates on.
     checkpoint: see run.restore.
+    data_root: where the data lies now; "" for data.root of the run's config.
+    eval_overrides: dict of fields of EvalConfig that differ from the run's config.
 
   Returns:
-    CocoEvaluation.
+    CocoEvaluation; None of a split without labels.
   """
   restored = run_lib.restore(model_dir, checkpoint)
-  config, names = restored.config, restored.classes.names
-  dataset = run_lib.open_split(config, split or config.data.val_split, names)
+  names = restored.classes.names
+  values = dataclasses.asdict(restored.config)
+  values["data"]["root"] = data_root or restored.config.data.root
+  values["eval"].update(eval_overrides or {})
+  config = config_lib.resolve(values)
+  split = split or config.data.val_split
+  dataset = run_lib.open_split(config, split, names)
   evaluator = Evaluator(restored.network, config, restored.strategy)
-  evaluation, found, results = evaluator.evaluate(dataset)
   folder = os.path.join(model_dir, "eval")
   os.makedirs(folder, exist_ok=True)
-  run_lib.write_json(os.path.join(folder, "metrics.json"), evaluation.to_json())
+  if not dataset.has_labels:
+    _write_unjudged(folder, split, dataset, evaluator.detect(dataset.records))
+    return None
+  evaluation, found, results = evaluator.evaluate(dataset)
   run_lib.write_json(os.path.join(folder, "detections.json"), results)
+  table = _write_metrics(folder, dataset, evaluation, results)
   thresholds = evaluation.score_thresholds
   if os.path.exists(os.path.join(model_dir, run_lib.BEST)):
     thresholds = run_lib.load_thresholds(model_dir)
+  for name, chart in draw_charts(dataset, results, thresholds).items():
+    Image.fromarray(chart).save(os.path.join(folder, f"{name}.png"))
   pictures = os.path.join(folder, "pictures")
   os.makedirs(pictures, exist_ok=True)
   for record, image in list(zip(dataset.records, found))[: config.eval.num_pictures]:
     comparison = draw_comparison(record, image, names, thresholds)
-    Image.fromarray(comparison).save(os.path.join(pictures, f"{record.image_id}.png"))
-  print(coco.format_table(evaluation))
-  print(f"\ncheckpoint   {restored.checkpoint}\nmetrics      {folder}/metrics.json")
-  print(f"detections   {folder}/detections.json\npictures     {pictures}/")
+    name = str(record.image_id).replace("/", "_")  # of joined splits, see splits.join
+    Image.fromarray(comparison).save(os.path.join(pictures, f"{name}.png"))
+  print(f"{table}\n\ncheckpoint   {restored.checkpoint}")
+  print(f"metrics      {folder}/metrics.json\ndetections   {folder}/detections.json")
+  print(f"charts       {folder}/precision_recall.png, {folder}/confusion.png")
+  print(f"pictures     {pictures}/")
   return evaluation
+
+
+def draw_charts(dataset, results, thresholds):
+  """Charts of an evaluation at IoU 0.5, by name.
+
+  Args:
+    dataset: DetectionDataset.
+    results: COCO results of all its images.
+    thresholds: ScoreThresholds that the confusion's detections must reach.
+
+  Returns:
+    {"precision_recall": picture, "confusion": picture}, each [H, W, 3] uint8.
+  """
+  confusion = curves.confusion(dataset, results, thresholds)
+  return {
+    "precision_recall": charts.precision_recall_picture(
+      curves.precision_recall(dataset, results)
+    ),
+    "confusion": charts.confusion_picture(confusion, dataset.class_names),
+  }
+
+
+def _write_metrics(folder, dataset, evaluation, results):
+  """Writes metrics.json, with VOC's figures of VOC data; returns the table to print."""
+  metrics, table = evaluation.to_json(), coco.format_table(evaluation)
+  if not dataset.ignored_are_crowds:
+    voc_evaluation = voc.evaluate_voc(dataset, results)
+    metrics["voc"] = voc_evaluation.to_json()
+    table += f"\n\n{voc.format_voc_table(voc_evaluation)}"
+  run_lib.write_json(os.path.join(folder, "metrics.json"), metrics)
+  return table
+
+
+def _write_unjudged(folder, split, dataset, found):
+  """Writes the detections of a split without labels, and says what there is not."""
+  results = _coco_results(dataset, found)
+  path = os.path.join(folder, "detections.json")
+  run_lib.write_json(path, results)
+  print(
+    f"split {split!r} has no labels: there are detections, but no metrics, charts or "
+    f"pictures\ndetections   {path}"
+  )
+  if not dataset.ignored_are_crowds:
+    name = os.path.basename(split.partition("@")[0])
+    files = submissions.write_comp4(folder, name, dataset, results)
+    print(f"for VOC      {files[0]} and {len(files) - 1} more")
+
+
+def _coco_results(dataset, found):
+  """COCO results of all images' ImageDetections."""
+  results = []
+  for record, image in zip(dataset.records, found):
+    results += coco.coco_results(
+      record.image_id, image.boxes, image.scores, image.classes, dataset.category_ids
+    )
+  return results
 
 
 def _split_batch(boxes, scores, classes, counts):

@@ -21,7 +21,7 @@ from absl import logging
 
 from ap_detect import anchors as anchor_ops
 from ap_detect import config as config_lib
-from ap_detect.data import coco, folders, shapes, voc
+from ap_detect.data import shapes, splits
 from ap_detect.metrics.score_thresholds import ScoreThresholds
 from ap_detect.models import backbones, detections, retinanet
 from ap_detect.training import distribution
@@ -139,7 +139,7 @@ def open_split(config: config_lib.Config, split: str, class_names=()):
 
   Args:
     config: Config.
-    split: name of the split.
+    split: name of the split, or of several, see splits.read_split.
     class_names: the classes 1..K; () for data.class_names, and where that is empty too,
       all that the data has.
 
@@ -153,11 +153,12 @@ def open_split(config: config_lib.Config, split: str, class_names=()):
   for line in dataset.skipped:
     logging.warning("skipped: %s", line)
   logging.info(
-    "%s: %d images, %d objects of %d classes%s",
+    "%s: %d images, %d objects of %d classes%s%s",
     split,
     len(dataset.records),
     sum(len(record.boxes) for record in dataset.records),
     len(dataset.class_names),
+    "" if dataset.has_labels else "; without labels",
     f"; {len(dataset.skipped)} faults skipped" if dataset.skipped else "",
   )
   return dataset
@@ -172,24 +173,31 @@ def _read_split(data, split, class_names):
       image_size_px=data.shapes_size_px,
       seed=data.shapes_seed,
     )
-  options = {
-    "class_names": class_names or data.class_names or None,
-    "skip_faulty": data.skip_faulty,
-    "check_images": data.check_images,
-    "max_image_pixels": data.max_image_pixels,
-  }
-  data_format = folders.find_format(data.root) if data.format == "auto" else data.format
-  if data_format == "voc":
-    options["one_based_inclusive"] = data.voc_one_based_inclusive
-    return voc.read_voc(data.root, split, **options)
-  return coco.read_coco(data.root, split, **options)
+  return splits.read_split(
+    data.root,
+    split,
+    data_format=data.format,
+    voc_one_based_inclusive=data.voc_one_based_inclusive,
+    class_names=class_names or data.class_names or None,
+    skip_faulty=data.skip_faulty,
+    check_images=data.check_images,
+    max_image_pixels=data.max_image_pixels,
+  )
 
 
-def make_anchors(config: config_lib.Config):
-  """[A, 4] float32 anchors of a config's network, yxyx, pixels of its input."""
+def make_anchors(config: config_lib.Config, image_size=None):
+  """The anchors of a config's network.
+
+  Args:
+    config: Config.
+    image_size: (height, width) of the network's input, pixels; None for the config's.
+
+  Returns:
+    [A, 4] float32, yxyx, pixels of the input.
+  """
   model = config.model
   return anchor_ops.generate_anchors(
-    config.data.image_size_px,
+    image_size or config.data.image_size_px,
     levels=retinanet.LEVELS,
     base_scale=model.anchor_base_scale,
     octave_scales=model.anchor_octave_scales,
@@ -208,9 +216,6 @@ def build_network(config: config_lib.Config, num_classes: int, *, pretrained: bo
 
   Returns:
     tf.keras.Model, see retinanet.build_retinanet.
-
-  Raises:
-    ValueError: the network's outputs do not fit the anchors.
   """
   model, data = config.model, config.data
   backbone = backbones.build_backbone(
@@ -220,7 +225,7 @@ def build_network(config: config_lib.Config, num_classes: int, *, pretrained: bo
     frozen_levels=model.frozen_levels if model.backbone_weights else 0,
     freeze_batch_norm=bool(model.backbone_weights),
   )
-  network = retinanet.build_retinanet(
+  return retinanet.build_retinanet(
     backbone,
     num_classes=num_classes,
     anchors_per_cell=_anchors_per_cell(config),
@@ -228,21 +233,12 @@ def build_network(config: config_lib.Config, num_classes: int, *, pretrained: bo
     head_convolutions=model.head_convolutions,
     head_initializer=model.head_initializer,
   )
-  num_outputs, num_anchors = (
-    network.output.class_logits.shape[1],
-    sum(level_sizes(config)),
-  )
-  if num_outputs != num_anchors:
-    raise ValueError(
-      f"the head answers for {num_outputs} anchors, but there are {num_anchors}"
-    )
-  return network
 
 
-def level_sizes(config: config_lib.Config) -> list[int]:
-  """Number of anchors of each pyramid level."""
+def level_sizes(config: config_lib.Config, image_size=None) -> list[int]:
+  """Number of anchors of each pyramid level; arguments as `make_anchors`."""
   return anchor_ops.anchors_per_level(
-    config.data.image_size_px,
+    image_size or config.data.image_size_px,
     levels=retinanet.LEVELS,
     anchors_per_cell=_anchors_per_cell(config),
   )

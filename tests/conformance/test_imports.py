@@ -17,14 +17,15 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each part and the parts it may import. A part may always import itself.
 BASE = ("legacy_keras",)
-PURE = ("boxes", "images", "config", "drawing", "losses")
-MIDDLE = ("anchors", "matching", "models", "data", "metrics")
+PURE = ("boxes", "images", "config", "drawing", "charts", "losses")
+MIDDLE = ("anchors", "anchor_coverage", "matching", "models", "data", "metrics")
 MAY_IMPORT = {
   "": BASE,  # ap_detect/__init__.py
   "legacy_keras": (),
   **{part: BASE for part in PURE},
   "command_line": ("config",),
   "anchors": ("boxes",),
+  "anchor_coverage": ("boxes", "anchors"),
   "matching": ("boxes", "losses"),
   "models": ("boxes", "anchors"),
   "data": ("boxes", "images"),

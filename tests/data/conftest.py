@@ -135,7 +135,8 @@ def faults_of():
   def call(reader, *arguments, **options):
     with pytest.raises(dataset.DataError) as caught:
       reader(*arguments, **options)
-    assert all(fault in str(caught.value) for fault in caught.value.faults)
+    listed = caught.value.faults[: dataset.LISTED_FAULTS]
+    assert all(fault in str(caught.value) for fault in listed)
     return list(caught.value.faults)
 
   return call

@@ -64,6 +64,9 @@ def test_given_class_names_choose_and_order_the_categories(coco, faults_of):
     ("annotations/instances_val.json", "images", "val"),
     ("annotations/val.json", "images/val", "val"),
     ("valid/_annotations.coco.json", "valid", "val"),
+    ("annotations/image_info_val2017.json", "val2017", "val"),
+    ("annotations/image_info_test-dev2017.json", "test2017", "test-dev"),
+    ("annotations/image_info_test-dev2017.json", "images/test2017", "test-dev2017"),
   ],
 )
 def test_layouts(coco, write_image, annotations, images, split):
@@ -75,6 +78,64 @@ def test_layouts(coco, write_image, annotations, images, split):
   coco.save(annotations)
   data = read_coco(coco.root, split)
   assert data.records[0].image == str(coco.root / images / "7.jpg")
+
+
+def test_image_info_has_no_labels(coco, faults_of):
+  coco.save("annotations/image_info_val2017.json")
+  assert read_coco(coco.root, "val").has_labels  # the annotations are there, and read
+  annotations = coco.content.pop("annotations")
+  path = coco.save("annotations/image_info_val2017.json")
+  data = read_coco(coco.root, "val")
+  assert not data.has_labels and annotations
+  assert [record.image_id for record in data.records] == [7, 4]
+  assert all(record.boxes.shape == (0, 4) for record in data.records)
+  assert (data.class_names, data.category_ids) == (("cat", "dog"), (17, 18))
+  # Under any other name the lack is a fault.
+  path.rename(coco.root / "annotations/instances_val2017.json")
+  assert faults_of(read_coco, coco.root, "val") == [
+    f"{SOURCE}: 'annotations' must be a list of objects"
+  ]
+
+
+@pytest.mark.parametrize("line", ["4", "4.jpg", "sub/4.jpg", "000004"])
+def test_image_list_takes_images_by_id_path_file_name_or_stem(coco, tmp_path, line):
+  entry = coco.content["images"][1]
+  entry["file_name"] = "sub/000004.jpg" if line == "000004" else "sub/4.jpg"
+  coco.image(4000, entry["file_name"])
+  coco.content["images"].pop()
+  coco.annotate(72, 4, 17, [2, 3, 10, 7])
+  coco.save()
+  (tmp_path / "list.txt").write_text(f"\n {line}\n")
+  data = read_coco(coco.root, "val", image_list=tmp_path / "list.txt")
+  assert [record.image_id for record in data.records] == [4]
+  np.testing.assert_array_equal(data.records[0].boxes, [[3, 2, 10, 12]])
+
+
+def test_image_list_hides_all_that_it_does_not_name(coco, faults_of, tmp_path):
+  """Image 7 is missing and faultily annotated; its crowd is of no class asked for."""
+  (coco.root / "val2017/7.jpg").unlink()
+  coco.annotate(72, 7, 17, [1, 2, 3])
+  coco.annotate(73, 4, 17, [2, 3, 10, 7])
+  coco.annotate(74, 5, 17, [2, 3, 10, 7])
+  coco.save()
+  (tmp_path / "list.txt").write_text("4\n")
+  options = {"image_list": str(tmp_path / "list.txt"), "class_names": ["cat"]}
+  assert faults_of(read_coco, coco.root, "val", **options) == [
+    f"{SOURCE}: annotation 74 names image 5, which is not in the file"
+  ]
+  coco.content["annotations"].pop()
+  coco.save()
+  data = read_coco(coco.root, "val", **options)
+  assert [(r.image_id, len(r.boxes)) for r in data.records] == [(4, 1)]
+
+
+def test_image_list_means_an_id_before_a_file_name(coco, tmp_path):
+  coco.content["images"][1]["file_name"] = "7.jpg"  # image 4; its stem is an id
+  coco.content["images"][0]["file_name"] = "4.jpg"
+  coco.save()
+  (tmp_path / "list.txt").write_text("7\n")
+  data = read_coco(coco.root, "val", image_list=tmp_path / "list.txt")
+  assert [record.image_id for record in data.records] == [7]
 
 
 def test_explicit_paths(coco, tmp_path_factory):
@@ -315,7 +376,8 @@ def test_missing_folders_and_files(coco, faults_of):
   assert faults_of(read_coco, root, "test") == [
     f"{root}: no annotations of split 'test': looked for "
     "annotations/instances_test.json, annotations/test.json, "
-    f"test/_annotations.coco.json; there are {root}/{SOURCE}"
+    "test/_annotations.coco.json, annotations/image_info_test.json; "
+    f"there are {root}/{SOURCE}"
   ]
   coco.save("annotations/instances_val2014.json")
   assert faults_of(read_coco, root, "val") == [

@@ -124,7 +124,7 @@ def test_find_format_by_what_is_in_the_folder(voc, coco, faults_of, tmp_path):
   assert folders.find_format(tmp_path.parent) == "voc"
   coco.save()
   (fault,) = faults_of(folders.find_format, tmp_path)
-  assert fault.startswith(f"{tmp_path}: holds both formats")
+  assert fault.startswith(f"{tmp_path}: holds several formats")
   (tmp_path / "JPEGImages").rename(tmp_path / "Images")
   assert folders.find_format(tmp_path) == "coco"
 
@@ -134,12 +134,21 @@ def test_find_format_knows_one_folder_a_split(coco):
   assert folders.find_format(coco.root) == "coco"
 
 
+def test_find_format_takes_voc_without_annotations_where_nothing_else_is(voc, coco):
+  for path in (voc.root / "Annotations").iterdir():
+    path.unlink()
+  (voc.root / "Annotations").rmdir()
+  assert folders.find_format(voc.root) == "voc"
+  coco.save()
+  assert folders.find_format(voc.root) == "coco"
+
+
 def test_find_format_lists_what_was_looked_for_and_found(tmp_path, faults_of):
   (tmp_path / "labels").mkdir()
   assert faults_of(folders.find_format, tmp_path) == [
-    f"{tmp_path}: neither VOC nor COCO data. Looked for Annotations, JPEGImages, "
-    "ImageSets/Main (VOC), and for annotations/*.json or "
-    "<split>/_annotations.coco.json (COCO); found labels"
+    f"{tmp_path}: no VOC, COCO or TFRecord data. Looked for Annotations, JPEGImages, "
+    "ImageSets/Main (VOC), for annotations/*.json or <split>/_annotations.coco.json "
+    "(COCO), and for <split>-*-of-*.tfrecord (TFRecord); found labels"
   ]
   assert faults_of(folders.find_format, tmp_path / "none") == [
     f"{tmp_path}/none: there is no such folder"

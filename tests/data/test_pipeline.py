@@ -1,14 +1,17 @@
 import dataclasses
 import itertools
+import socket
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from ap_detect.data import dataset, pipeline
+from ap_detect.data import augment, dataset, pipeline, tfrecords
 
 SIZE = (64, 96)
-AUGMENTED = {"zoom_range": (0.5, 2.0), "color_jitter": 1.0}
+WHOLE = pipeline.View(SIZE, SIZE)
+AUGMENTED = {"zoom_range": (0.5, 2.0), "color_strength": 1.0}
 
 
 def make_dataset(count=5, height=40, width=50):
@@ -37,9 +40,17 @@ def make_dataset(count=5, height=40, width=50):
 
 
 def take(data, count, **options):
-  options = {"image_size": SIZE, "batch_size": 2, **options}
-  batches = pipeline.training_batches(data, **options)
+  order = {key: options.pop(key) for key in ("seed", "first_step") if key in options}
+  batch_size = options.pop("batch_size", 2)
+  steps = augment.zoom_steps(SIZE, **options)
+  batches = pipeline.training_batches(data, steps=steps, batch_size=batch_size, **order)
   return list(itertools.islice(batches.as_numpy_iterator(), count))
+
+
+def shown(records, *, batch_size, view=WHOLE):
+  """The evaluation batches of one view."""
+  batches = pipeline.evaluation_batches(records, views=[view], batch_size=batch_size)
+  return [batch for (batch,) in batches.as_numpy_iterator()]
 
 
 def numbers_of(batch):
@@ -144,14 +155,7 @@ def test_files_and_arrays_give_the_same(tmp_path):
     for records in (in_memory, on_disk)
   )
   assert_same(take(memory, 4, **AUGMENTED), take(disk, 4, **AUGMENTED))
-  evaluated = [
-    list(
-      pipeline.evaluation_batches(
-        data.records, image_size=SIZE, batch_size=2
-      ).as_numpy_iterator()
-    )
-    for data in (memory, disk)
-  ]
+  evaluated = [shown(data.records, batch_size=2) for data in (memory, disk)]
   assert_same(*evaluated)
 
 
@@ -159,11 +163,7 @@ def test_files_and_arrays_give_the_same(tmp_path):
   "batch_size, batches", [(1, 5), (2, 3), (3, 2), (5, 1), (8, 1)]
 )
 def test_evaluation_reads_every_image_once_in_order(batch_size, batches):
-  found = list(
-    pipeline.evaluation_batches(
-      make_dataset().records, image_size=SIZE, batch_size=batch_size
-    ).as_numpy_iterator()
-  )
+  found = shown(make_dataset().records, batch_size=batch_size)
   assert len(found) == batches
   assert {len(batch["image"]) for batch in found} == {batch_size}
   numbers = [number for batch in found for number in numbers_of(batch)]
@@ -180,13 +180,7 @@ def test_evaluation_tells_scale_and_size_of_the_picture(tmp_path):
     Image.new("RGB", (width, height), "white").save(path)
     record = make_dataset(1).records[0]
     records.append(dataclasses.replace(record, image=path, height=height, width=width))
-  batch = next(
-    iter(
-      pipeline.evaluation_batches(
-        records, image_size=SIZE, batch_size=2
-      ).as_numpy_iterator()
-    )
-  )
+  batch = shown(records, batch_size=2)[0]
   np.testing.assert_allclose(batch["scale"], [3.2, 64 / 90], rtol=1e-6)
   expected = [[64, 96], [64, 60 * 64 / 90]]
   np.testing.assert_allclose(batch["content_size"], expected, rtol=1e-6)
@@ -195,3 +189,91 @@ def test_evaluation_tells_scale_and_size_of_the_picture(tmp_path):
     is_white = np.abs(image - 255).max(axis=-1) < 1e-2
     assert is_white[: round(height), : round(width)].all()
     assert is_white.sum() == round(height) * round(width)
+
+
+def test_views_of_a_picture():
+  # 40 x 50 to fit 20 x 60: scale 0.5, so 20 x 25 pixels at the top left.
+  pixels = np.zeros((40, 50, 3), np.uint8)
+  pixels[:, :10] = 200  # a band at the left: columns 0..5 of the view
+  record = dataclasses.replace(make_dataset(1).records[0], image=pixels)
+  view = pipeline.View(canvas_size=(32, 64), fit_size=(20, 60))
+  (plain, mirrored), *others = pipeline.evaluation_batches(
+    [record], views=[view, view._replace(mirrored=True)], batch_size=1
+  ).as_numpy_iterator()
+  assert not others
+  for batch in (plain, mirrored):
+    assert batch["image"].shape == (1, 32, 64, 3)
+    assert batch["scale"].tolist() == [0.5]
+    assert batch["content_size"].tolist() == [[20, 25]]
+  bright = [
+    np.flatnonzero(batch["image"][0, 10, :, 1] > 140) for batch in (plain, mirrored)
+  ]
+  assert bright[0].tolist() == [0, 1, 2, 3, 4]
+  assert bright[1].tolist() == [20, 21, 22, 23, 24]
+
+
+def test_the_order_is_that_of_a_shuffle_a_pass():
+  expected = [
+    int(index)
+    for number in range(4)
+    for index in tf.random.experimental.stateless_shuffle(tf.range(7), [5, number])
+  ]
+  found = pipeline.images_of_step(7, 0, batch_size=28, seed=5)
+  assert found == expected
+  assert pipeline.images_of_step(7, 3, batch_size=3, seed=5) == expected[9:12]
+
+
+def test_a_service_makes_every_position_once(tmp_path):
+  """Two workers; each picture of two passes just as this process makes it."""
+  rng = np.random.default_rng(0)
+  data = make_dataset()
+  records = [
+    dataclasses.replace(record, image=rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+    for record in data.records
+  ]
+  data = dataclasses.replace(data, records=tuple(records))
+  tfrecords.write_tfrecords(data, str(tmp_path), "train", shard_bytes=1)
+  data = tfrecords.read_tfrecords(tmp_path, "train")
+  options = {"batch_size": 1, "seed": 3, "first_step": 4, **AUGMENTED}
+  service = tf.data.experimental.service
+  dispatcher = service.DispatchServer()
+  address = dispatcher.target.partition("://")[2]
+  workers = [service.WorkerServer(service.WorkerConfig(address)) for _ in range(2)]
+  positions = {
+    batch["image"].tobytes(): position
+    for position, batch in enumerate(take(data, 300, **options))
+  }
+  assert len(positions) == 300  # so that pictures tell their positions
+  steps = augment.zoom_steps(SIZE, **AUGMENTED)
+  del options["zoom_range"], options["color_strength"]
+  batches = pipeline.training_batches(
+    data, steps=steps, service_address=dispatcher.target, **options
+  )
+  found = []
+  for batch in batches.take(200).as_numpy_iterator():
+    found.append(positions[batch["image"].tobytes()])
+    if set(range(10)) <= set(found):
+      break
+  assert set(range(10)) <= set(found)
+  assert len(found) == len(set(found))
+  del workers
+
+
+@pytest.mark.parametrize(
+  "address", ["localhost:80", "http://localhost:80", "grpc://localhost", "grpc://a:b"]
+)
+def test_a_service_s_address_has_a_form(address):
+  with pytest.raises(ValueError, match="must be grpc://host:port, got"):
+    pipeline.training_batches(
+      make_dataset(), steps=[], batch_size=1, service_address=address
+    )
+
+
+def test_a_service_that_is_not_there():
+  with socket.socket() as taken:  # a port that nothing listens at
+    taken.bind(("localhost", 0))
+    address = f"grpc://localhost:{taken.getsockname()[1]}"
+    with pytest.raises(ValueError, match=f"no tf.data service answers at {address}"):
+      pipeline.training_batches(
+        make_dataset(), steps=[], batch_size=1, service_address=address
+      )

@@ -375,6 +375,111 @@ def test_faults_of_the_whole_split(voc, faults_of, skip_faulty):
   ]
 
 
+def test_split_none_of_whose_images_has_xml_is_without_labels(voc, faults_of):
+  for stem in ("c", "d"):
+    voc.add(stem, image="png")
+    (voc.root / f"Annotations/{stem}.xml").unlink()
+  voc.split("test", "c", "d")
+  data = read_voc(voc.root, "test", class_names=["dog", "cat"])
+  assert not data.has_labels
+  assert data.class_names == ("dog", "cat") and data.category_ids == (1, 2)
+  assert [record.image_id for record in data.records] == ["c", "d"]
+  assert data.records[0].image == str(voc.root / "JPEGImages/c.png")
+  assert (data.records[0].height, data.records[0].width) == (20, 30)
+  assert data.records[0].boxes.shape == (0, 4)
+  assert read_voc(voc.root, "train").has_labels
+  assert faults_of(read_voc, voc.root, "test") == [
+    "ImageSets/Main/test.txt: none of its images has an XML file in Annotations; a "
+    "split without labels requires data.class_names"
+  ]
+  # One that has it makes faults of the others.
+  voc.split("test", "c", "a", "d")
+  assert faults_of(read_voc, voc.root, "test") == [
+    f"Annotations/{stem}.xml: there is no such file" for stem in ("c", "d")
+  ]
+
+
+def test_annotations_may_be_absent_where_there_are_no_labels(voc, faults_of):
+  root = voc.root / "data"
+  bare = type(voc)(root / "bare")
+  (bare.root / "Annotations").rmdir()
+  (voc.root / "JPEGImages/a.jpg").rename(bare.root / "JPEGImages/a.jpg")
+  bare.split("test", "a")
+  data = read_voc(root, "test", class_names=["cat"])
+  assert not data.has_labels and [record.image_id for record in data.records] == ["a"]
+  (fault,) = faults_of(read_voc, root, "test")
+  assert fault.endswith("a split without labels requires data.class_names")
+  assert faults_of(read_voc, root, "val", class_names=["cat"]) == [
+    f"{bare.root}/ImageSets/Main/val.txt: there is no such split; test exist"
+  ]
+  # Where a whole layout has the split, that is meant.
+  whole = type(voc)(root / "whole")
+  whole.add("e", ("cat", 2, 3, 12, 10))
+  whole.split("test", "e")
+  assert [record.image_id for record in read_voc(root, "test").records] == ["e"]
+
+
+def test_faulty_pictures_of_a_split_without_labels(
+  voc, faults_of, tmp_path_factory, write_image
+):
+  outside = write_image(tmp_path_factory.mktemp("outside") / "secret.jpg")
+  (voc.root / "JPEGImages/c.jpg").symlink_to(outside)
+  write_image(voc.root / "JPEGImages/e.jpg")
+  voc.split("test", "c", "d", "e")
+  options = {"class_names": ["cat"]}
+  expected = [
+    "ImageSets/Main/test.txt: names 'c.jpg', a link that leaves the data folder",
+    "JPEGImages/d.jpg: there is no such file",
+  ]
+  assert faults_of(read_voc, voc.root, "test", **options) == expected
+  data = read_voc(voc.root, "test", skip_faulty=True, **options)
+  assert [record.image_id for record in data.records] == ["e"]
+  assert data.skipped == tuple(expected)
+
+
+@pytest.mark.parametrize("line", ["b", "b.jpg"])
+def test_image_list_takes_images_and_hides_the_others(voc, tmp_path, line):
+  (voc.root / "JPEGImages/a.jpg").unlink()
+  voc.write_xml("a", "<annotation>")
+  (tmp_path / "list.txt").write_text(f"{line}\n\n")
+  options = {"image_list": tmp_path / "list.txt", "class_names": ["cat"]}
+  data = read_voc(voc.root, "train", **options)
+  assert [record.image_id for record in data.records] == ["b"]
+
+
+def test_image_list_keeps_the_order_of_the_split(voc, tmp_path):
+  (tmp_path / "list.txt").write_text("b\na\n")
+  data = read_voc(voc.root, "train", image_list=tmp_path / "list.txt")
+  assert [record.image_id for record in data.records] == ["a", "b"]
+
+
+def test_faults_of_an_image_list(voc, faults_of, tmp_path):
+  path = tmp_path / "list.txt"
+  options = {"image_list": path, "class_names": ["cat", "dog"]}
+  path.write_text("b\nx\n\nb.jpg\ny\n")
+  expected = [
+    f"{path}: line 2: 'x' is not in the split",
+    f"{path}: line 4: 'b.jpg' is the image of line 1 again",
+    f"{path}: line 5: 'y' is not in the split",
+  ]
+  assert faults_of(read_voc, voc.root, "train", **options) == expected
+  data = read_voc(voc.root, "train", skip_faulty=True, **options)
+  assert data.skipped == tuple(expected) and len(data.records) == 1
+  for text, reason in (
+    (b"", "names no image"),
+    (b"\n \n", "names no image"),
+    (b"x", "line 1: 'x' is not in the split"),
+    (b"\xff\xfe\0", "is not UTF-8 text"),
+    (None, "cannot be read: No such file or directory"),
+  ):
+    path.unlink() if text is None else path.write_bytes(text)
+    for skip_faulty in (False, True):
+      (fault,) = faults_of(
+        read_voc, voc.root, "train", skip_faulty=skip_faulty, **options
+      )
+      assert fault.startswith(f"{path}: {reason}")
+
+
 def test_folder_below_the_root_is_found_and_ambiguity_refused(tmp_path, faults_of, voc):
   below = tmp_path / "data/VOCdevkit/MINE"
   below.parent.mkdir(parents=True)
@@ -388,7 +493,7 @@ def test_folder_below_the_root_is_found_and_ambiguity_refused(tmp_path, faults_o
   other.split("train", "a")
   assert faults_of(read_voc, root, "train") == [
     f"{root}: 2 folders have the split 'train': {below}, {other.root}; "
-    "give one of them as root"
+    "give one of them as root, or before the split, as in VOCdevkit/MINE/train"
   ]
   assert faults_of(read_voc, root, "test") == [
     f"{below}/ImageSets/Main/test.txt: there is no such split; train exist",

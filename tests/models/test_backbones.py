@@ -1,4 +1,5 @@
 import functools
+import sys
 
 import numpy as np
 import pytest
@@ -156,9 +157,123 @@ def test_weights_of_another_network_are_named(tmp_path):
     backbones.build_backbone("resnet18", SIZE, weights=path)
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "csp_darknet_nano", "resnet18"])
+def test_a_checkpoint_of_something_else_is_named(tmp_path):
+  path = tf.train.Checkpoint(epoch=tf.Variable(1)).write(str(tmp_path / "epoch-1"))
+  with pytest.raises(ValueError, match=r"epoch-1\.index' does not fit"):
+    backbones.build_backbone("resnet18", SIZE, weights=f"{path}.index")
+
+
+def keras_resnet(name, *, include_top):
+  """The classifier of tf.keras.applications, with weights as if trained."""
+  constructor = {
+    "resnet50": tf.keras.applications.ResNet50,
+    "resnet101": tf.keras.applications.ResNet101,
+  }[name]
+  network = constructor(
+    include_top=include_top, weights=None, input_shape=(*SIZE, 3), classes=7
+  )
+  rng = np.random.default_rng(1)
+  for variable in network.variables:
+    part = last_part(variable)
+    if part != "kernel":  # kernels are random as they are
+      centre = 1.0 if part in ("gamma", "moving_variance") else 0.0
+      variable.assign(centre + rng.uniform(-0.2, 0.2, variable.shape))
+  return network
+
+
+@pytest.mark.parametrize(
+  ("name", "include_top", "ending"),
+  [
+    ("resnet50", True, ".h5"),
+    ("resnet50", False, ".weights.h5"),
+    pytest.param("resnet50", True, ".weights.h5", marks=pytest.mark.slow),
+    pytest.param("resnet50", False, ".h5", marks=pytest.mark.slow),
+    pytest.param("resnet101", True, ".h5", marks=pytest.mark.slow),
+    pytest.param("resnet101", False, ".h5", marks=pytest.mark.slow),
+  ],
+)
+def test_resnets_are_keras_resnets_block_by_block(name, include_top, ending, tmp_path):
+  reference = keras_resnet(name, include_top=include_top)
+  path = str(tmp_path / f"resnet{ending}")
+  reference.save_weights(path)
+  model = backbones.build_backbone(name, SIZE, weights=path)
+  ends = [layer.name for layer in reference.layers if layer.name.endswith("_out")]
+  blocks = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}[name]
+  assert ends == [
+    f"conv{stage}_block{block}_out"
+    for stage, count in zip((2, 3, 4, 5), blocks)
+    for block in range(1, count + 1)
+  ]
+  ends = ["conv1_relu", *ends]
+  expected = run_layers(
+    reference, ends, tf.keras.applications.resnet.preprocess_input(pixels())
+  )
+  normalized = model.get_layer("input_normalization")(pixels())
+  found = run_layers(inner(model), ends, normalized)
+  for end in ends:
+    assert_near(found[end], expected[end], end)
+  levels = ("conv3_block4_out", f"conv4_block{blocks[2]}_out", "conv5_block3_out")
+  for end, feature in zip(levels, model(pixels())):
+    assert_near(feature, expected[end], end)
+
+
+def run_layers(network, names, inputs):
+  """{name: output} of some layers."""
+  outputs = {name: network.get_layer(name).output for name in names}
+  return tf.keras.Model(network.inputs, outputs)(inputs)
+
+
+def assert_near(found, expected, name):
+  scale = np.abs(expected).max()
+  assert scale > 0
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale, err_msg=name)
+
+
+def test_imagenet_weights_are_downloaded(tmp_path, monkeypatch):
+  # The public file is of Keras' older HDF5 format.
+  path = str(tmp_path / "public.h5")
+  spec = backbones._BACKBONES["efficientnet_lite0"]
+  source = spec.build(tf.keras.Input((*SIZE, 3)), None)
+  source.save_weights(path)
+  asked = []
+  monkeypatch.setattr(
+    tf.keras.utils, "get_file", lambda **options: asked.append(options) or path
+  )
+  model = backbones.build_backbone("efficientnet_lite0", SIZE, weights="imagenet")
+  assert [options["origin"].split("/")[0] for options in asked] == ["https:"]
+  assert len(asked[0]["file_hash"]) == 32
+  for variable in inner(model).variables:
+    layer, part = variable.name.split("/")
+    expected = {last_part(v): v for v in source.get_layer(layer).variables}[
+      part.split(":")[0]
+    ]
+    np.testing.assert_array_equal(variable, expected, err_msg=variable.name)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet101"])
+def test_imagenet_weights_are_those_that_keras_takes(name):
+  keras_module = sys.modules[tf.keras.applications.ResNet50.__module__]
+  address, md5 = backbones._IMAGENET_WEIGHTS[name]
+  assert md5 == keras_module.WEIGHTS_HASHES[name][1]  # without the classifier
+  assert address.startswith(f"{keras_module.BASE_WEIGHTS_PATH}{name}_weights")
+  assert address.endswith("_notop.h5")
+
+
+def test_imagenet_weights_without_a_network(monkeypatch):
+  def fail(**options):
+    raise Exception(f"URL fetch failure on {options['origin']}")
+
+  monkeypatch.setattr(tf.keras.utils, "get_file", fail)
+  with pytest.raises(
+    ValueError, match=r"could not be down.*failure on https:.*lite_b0"
+  ):
+    backbones.build_backbone("efficientnet_lite0", SIZE, weights="imagenet")
+
+
+@pytest.mark.parametrize("name", ["csp_darknet_nano", "resnet18"])
 def test_imagenet_weights_exist_for_some_only(name):
-  with pytest.raises(ValueError, match="exist for resnet50 and resnet101"):
+  expected = rf"'imagenet' exists for .*lite0.*resnet50.*; for {name} give .*\.h5"
+  with pytest.raises(ValueError, match=expected):
     backbones.build_backbone(name, SIZE, weights="imagenet")
 
 

@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ap_detect import boxes as box_ops
+from ap_detect.data import augment, pipeline, shapes
 from ap_detect.data import dataset as dataset_lib
-from ap_detect.data import pipeline, shapes
 from ap_detect.metrics import METRIC_NAMES
 from ap_detect.models import retinanet
 from ap_detect.serving import saved_model
@@ -126,7 +126,9 @@ class TestDetect:
     )
     data = dataset_lib.DetectionDataset((record,), ("a", "b", "c"), (1, 2, 3), True)
     batches = pipeline.training_batches(
-      data, image_size=config.data.image_size_px, batch_size=1, horizontal_flip=0.0
+      data,
+      steps=augment.zoom_steps(config.data.image_size_px, horizontal_flip=0.0),
+      batch_size=1,
     )
     trained = next(iter(batches))["image"].numpy()[0]
     evaluator.detect([record])

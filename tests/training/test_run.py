@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from ap_detect.data import dataset as dataset_lib
+from ap_detect.data import shapes
 from ap_detect.training import run
 
 CLASSES = run.Classes(("cat", "dog"), (1, 2))
@@ -93,10 +95,49 @@ class TestErrors:
     given = run.load_thresholds(str(tmp_path), 0.25)
     assert given.per_class == {"cat": 0.25, "dog": 0.25}
 
-  def test_anchors_that_do_not_fit_the_head(self, make_config, monkeypatch):
-    monkeypatch.setattr(run, "level_sizes", lambda config: [10, 20])
-    with pytest.raises(ValueError, match=r"for 2046 anchors, but there are 30"):
-      run.build_network(make_config(), 2, pretrained=True)
+
+class TestOpenSplit:
+  @pytest.fixture
+  def make_coco_config(self, make_config, tmp_path):
+    """Config of a folder with "train" and "val" of two pictures each in one/, two/."""
+    for folder, seed in (("one", 0), ("two", 1)):
+      for split in ("train", "val"):
+        data = shapes.make_shapes(
+          split, num_images=2, image_size_px=(64, 64), seed=seed
+        )
+        shapes.write_shapes(data, str(tmp_path / folder), split)
+
+    def make(**changes):
+      changes = {f"data.{name}": value for name, value in changes.items()}
+      return make_config({"data.format": "auto", "data.root": str(tmp_path), **changes})
+
+    return make
+
+  def test_several_splits_as_one(self, make_coco_config, tmp_path):
+    (tmp_path / "list.txt").write_text("2\n")
+    data = run.open_split(make_coco_config(), "one/train+two/val@list.txt")
+    assert [record.image_id for record in data.records] == [
+      *(1, "one/train/2", "two/val/2"),
+    ]
+    assert data.class_names == shapes.CLASS_NAMES
+
+  def test_options_reach_the_reader(self, make_coco_config, tmp_path):
+    """A damaged picture, a large one, and classes in another order."""
+    path = tmp_path / "one/train/000001.png"
+    path.write_bytes(path.read_bytes()[:-60])
+    with pytest.raises(dataset_lib.DataError, match=r"one/train: .*000001\.png: trunc"):
+      run.open_split(make_coco_config(), "one/train")
+    data = run.open_split(make_coco_config(skip_faulty=True), "one/train")
+    assert len(data.records) == len(data.skipped) == 1
+    unchecked = make_coco_config(check_images=False)
+    assert len(run.open_split(unchecked, "one/train").records) == 2
+    with pytest.raises(dataset_lib.DataError, match="more than 4095 in all"):
+      run.open_split(make_coco_config(max_image_pixels=4095), "one/train")
+    names = shapes.CLASS_NAMES[::-1]
+    config = make_coco_config(class_names=names)
+    assert run.open_split(config, "two/val").class_names == names
+    names = (*names[1:], names[0])  # those of a run go before the config's
+    assert run.open_split(config, "two/val", names).class_names == names
 
 
 def test_a_moved_run_is_the_same_run(trained_run, tmp_path):

@@ -132,7 +132,8 @@ class TestFolder:
     for entry in history:
       step = STEPS_PER_EPOCH * entry["epoch"]
       assert scalars["validation/AP"][step] == pytest.approx(entry["AP"], abs=1e-6)
-    assert images == {f"detections/{image_id}" for image_id in (1, 2, 3, 4)}
+    pictures = {f"detections/{image_id}" for image_id in (1, 2, 3, 4)}
+    assert images == {*pictures, "charts/precision_recall", "charts/confusion"}
 
   def test_logged_rate_is_the_schedule_s(self, trained_run):
     schedule = schedules.WarmupSchedule(
@@ -212,9 +213,9 @@ class TestNonFinite:
 
     monkeypatch.setattr(callbacks.StepLogger, "on_train_batch_end", on_train_batch_end)
     seen = []
-    original_batches = trainer._make_batches
+    original_batches = trainer.make_batches
 
-    def make_batches(config, dataset, batch_size, first_step):
+    def make_batches(config, dataset, batch_size, first_step, **options):
       means = {
         float(np.mean(record.image)): record.image_id for record in dataset.records
       }
@@ -229,10 +230,10 @@ class TestNonFinite:
         zero = tf.numpy_function(remember, [batch["image"]], tf.float32)
         return {**batch, "image": batch["image"] + tf.reshape(zero, [])}
 
-      batches = original_batches(config, dataset, batch_size, first_step)
+      batches = original_batches(config, dataset, batch_size, first_step, **options)
       return batches.map(watch, num_parallel_calls=1, deterministic=True)
 
-    monkeypatch.setattr(trainer, "_make_batches", make_batches)
+    monkeypatch.setattr(trainer, "make_batches", make_batches)
     model_dir = str(tmp_path / "run")
     with pytest.raises(callbacks.NonFiniteLossError) as caught:
       trainer.train(make_config({"data.horizontal_flip": 0.0}), model_dir)

@@ -1,0 +1,81 @@
+"""What is in a split: counts, and its objects as the network's input will hold them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ap_detect import images as image_ops
+from ap_detect.data import dataset as dataset_lib
+
+
+class Objects(NamedTuple):
+  """The objects of a split that count: those neither difficult nor crowd.
+
+  Attributes:
+    image_index: [G] place of each object's image in the dataset's records.
+    classes: [G], 1..K.
+    boxes: [G, 4] float32, yxyx, pixels of the image.
+    placed_boxes: [G, 4] float32, yxyx, pixels of the network's input.
+  """
+
+  image_index: np.ndarray
+  classes: np.ndarray
+  boxes: np.ndarray
+  placed_boxes: np.ndarray
+
+
+class ClassCount(NamedTuple):
+  """How many objects a class has, and how many images have any."""
+
+  name: str
+  objects: int
+  images: int
+
+
+def gather_objects(dataset: dataset_lib.DetectionDataset, image_size, *, warp=False):
+  """A split's objects that count, also as they lie in the network's input.
+
+  Args:
+    dataset: DetectionDataset with at least one image.
+    image_size: (height, width) of the network's input, pixels.
+    warp: whether pictures are warped to that size; else they are scaled to fit into its
+      top left corner, as in evaluation.
+
+  Returns:
+    Objects, in the order of the records.
+  """
+  records = dataset.records
+  kept = [~record.ignored for record in records]
+  boxes = np.concatenate([r.boxes.reshape(-1, 4)[k] for r, k in zip(records, kept)])
+  classes = np.concatenate([r.classes[k] for r, k in zip(records, kept)])
+  image_index = np.repeat(np.arange(len(records)), [k.sum() for k in kept])
+  sizes = np.array([(r.height, r.width) for r in records], np.float32)
+  scales = np.asarray(image_size, np.float32) / sizes
+  if not warp:
+    scales[:] = image_ops.scale_to_fit(sizes, image_size).numpy()[:, np.newaxis]
+  placed_boxes = boxes * np.tile(scales, [1, 2])[image_index]
+  return Objects(image_index, classes, boxes, placed_boxes)
+
+
+def count(dataset: dataset_lib.DetectionDataset) -> dict[str, int]:
+  """Numbers of images and objects of a split, by name."""
+  records = dataset.records
+  return {
+    "images": len(records),
+    "empty_images": sum(not len(record.boxes) for record in records),
+    "objects": sum(int((~record.ignored).sum()) for record in records),
+    "ignored_objects": sum(int(record.ignored.sum()) for record in records),
+  }
+
+
+def count_classes(objects: Objects, class_names) -> list[ClassCount]:
+  """The objects that count of every class, in the classes' order."""
+  per_object = np.bincount(objects.classes, minlength=len(class_names) + 1)
+  pairs = np.unique(np.stack([objects.image_index, objects.classes]), axis=1)
+  per_image = np.bincount(pairs[1], minlength=len(class_names) + 1)
+  return [
+    ClassCount(name, int(per_object[k]), int(per_image[k]))
+    for k, name in enumerate(class_names, start=1)
+  ]

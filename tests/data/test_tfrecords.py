@@ -1,0 +1,353 @@
+"""ap_detect.data.tfrecords: what is written comes back the same, and damage is named."""
+
+import dataclasses
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ap_detect.data import (
+  augment,
+  dataset,
+  encoded,
+  folders,
+  pipeline,
+  shapes,
+  splits,
+  tfrecords,
+)
+from ap_detect.data.coco import read_coco
+from ap_detect.data.voc import read_voc
+from ap_detect.training import evaluation
+
+FIELDS = [field.name for field in dataclasses.fields(dataset.ImageRecord)]
+
+
+def assert_same(data, expected):
+  """Equal in all but where the pictures lie."""
+  for name in ("class_names", "category_ids", "ignored_are_crowds", "has_labels"):
+    assert getattr(data, name) == getattr(expected, name), name
+  assert len(data.records) == len(expected.records)
+  for record, other in zip(data.records, expected.records):
+    assert type(record.image_id) is type(other.image_id)
+    np.testing.assert_array_equal(
+      evaluation.load_pixels(record), evaluation.load_pixels(other)
+    )
+    for name in FIELDS:
+      value, wanted = getattr(record, name), getattr(other, name)
+      if name != "image":
+        np.testing.assert_array_equal(value, wanted)
+        assert np.asarray(value).dtype == np.asarray(wanted).dtype, name
+
+
+@pytest.fixture
+def shards(voc, tmp_path):
+  """Folder with the split `train` of the VOC folder, a shard a picture."""
+  folder = tmp_path / "shards"
+  data = read_voc(voc.root, "train")
+  tfrecords.write_tfrecords(data, str(folder), "train", shard_bytes=1)
+  return folder
+
+
+class TestRoundTrip:
+  def test_voc(self, voc, tmp_path):
+    more = "<difficult>1</difficult>"
+    voc.add("c", ("dog", 0.1, 0.7, 29.9, 11 / 3, more), image="png")
+    voc.split("all", "c", "a", "b")
+    expected = read_voc(voc.root, "all")
+    paths = tfrecords.write_tfrecords(expected, str(tmp_path / "out"), "all")
+    assert [os.path.basename(path) for path in paths] == [
+      "all-00000-of-00001.tfrecord",
+      "all.json",
+    ]
+    assert sorted(os.listdir(tmp_path / "out")) == sorted(map(os.path.basename, paths))
+    data = tfrecords.read_tfrecords(str(tmp_path / "out"), "all")
+    assert_same(data, expected)
+    for record, other in zip(data.records, expected.records):
+      assert encoded.read(record.image) == pathlib.Path(other.image).read_bytes()
+
+  def test_coco_with_crowds_ids_and_areas(self, coco, tmp_path):
+    coco.save()
+    expected = read_coco(coco.root, "val2017")
+    tfrecords.write_tfrecords(expected, str(tmp_path / "out"), "val2017")
+    data = splits.read_split(tmp_path / "out", "val2017")
+    assert_same(data, expected)
+    assert data.ignored_are_crowds and data.category_ids == (17, 18)
+    assert data.records[0].areas.tolist() == [33.5, 200]
+
+  def test_pixels_in_memory(self, tmp_path):
+    expected = shapes.make_shapes("train", num_images=5)
+    tfrecords.write_tfrecords(expected, str(tmp_path), "train")
+    assert_same(tfrecords.read_tfrecords(str(tmp_path), "train"), expected)
+
+  def test_split_without_labels(self, voc, tmp_path):
+    (voc.root / "Annotations/b.xml").unlink()
+    voc.split("test", "b")
+    expected = read_voc(voc.root, "test", class_names=["cat", "dog"])
+    tfrecords.write_tfrecords(expected, str(tmp_path), "test")
+    data = tfrecords.read_tfrecords(str(tmp_path), "test")
+    assert not data.has_labels
+    assert_same(data, expected)
+
+  def test_shards_of_shards(self, shards, tmp_path):
+    expected = tfrecords.read_tfrecords(shards, "train")
+    tfrecords.write_tfrecords(expected, str(tmp_path / "again"), "train")
+    assert_same(tfrecords.read_tfrecords(tmp_path / "again", "train"), expected)
+
+  def test_a_shard_is_full_from_its_size_on(self, tmp_path):
+    data = shapes.make_shapes("train", num_images=7)
+    *paths, _ = tfrecords.write_tfrecords(data, str(tmp_path), "x", shard_bytes=30_000)
+    assert 1 < len(paths) < 7
+    assert paths[1].endswith(f"x-00001-of-{len(paths):05d}.tfrecord")
+    assert min(os.path.getsize(path) for path in paths[:-1]) >= 30_000
+    read = tfrecords.read_tfrecords(tmp_path, "x")
+    assert max(record.image.offset for record in read.records) < 30_000
+    assert_same(read, data)
+
+
+def test_other_tools_can_read_the_records(shards):
+  """By the fields of the TF Object Detection API; 20 x 30 pixels."""
+  paths = [str(shards / f"train-0000{k}-of-00002.tfrecord") for k in range(2)]
+  fields = {
+    "image/encoded": tf.io.FixedLenFeature([], tf.string),
+    "image/format": tf.io.FixedLenFeature([], tf.string),
+    "image/source_id": tf.io.FixedLenFeature([], tf.string),
+    "image/height": tf.io.FixedLenFeature([], tf.int64),
+    "image/width": tf.io.FixedLenFeature([], tf.int64),
+    "image/object/class/text": tf.io.VarLenFeature(tf.string),
+    "image/object/class/label": tf.io.VarLenFeature(tf.int64),
+    "image/object/difficult": tf.io.VarLenFeature(tf.int64),
+    "image/object/area": tf.io.VarLenFeature(tf.float32),
+  }
+  sides = [f"image/object/bbox/{side}" for side in ("ymin", "xmin", "ymax", "xmax")]
+  fields.update({side: tf.io.VarLenFeature(tf.float32) for side in sides})
+  a, b = (
+    tf.io.parse_single_example(record, fields)
+    for record in tf.data.TFRecordDataset(paths)
+  )
+  assert (a["image/source_id"], b["image/source_id"]) == (b"a", b"b")
+  assert (a["image/height"], a["image/width"]) == (20, 30)
+  assert tf.io.decode_jpeg(a["image/encoded"]).shape == (20, 30, 3)
+  assert a["image/format"] == b"jpeg"
+  values = {
+    name: value.values.numpy().tolist() for name, value in a.items() if name in sides
+  }
+  np.testing.assert_allclose(
+    [values[side] for side in sides],
+    [[3 / 20, 6 / 20], [2 / 30, 5 / 30], [10 / 20, 1], [12 / 30, 1]],
+    rtol=1e-6,
+  )
+  names, labels, difficult, areas = (
+    a[f"image/object/{name}"].values.numpy().tolist()
+    for name in ("class/text", "class/label", "difficult", "area")
+  )
+  assert (names, labels, difficult) == ([b"dog", b"cat"], [2, 1], [0, 0])
+  assert areas == [70, 350]
+  assert not b["image/object/class/label"].values.shape[0]
+
+
+def test_batches_are_those_of_the_files(voc, tmp_path):
+  """In training, from any step on, and in evaluation, of any records."""
+  rng = np.random.default_rng(0)
+  for stem in ("a", "b", "c", "d", "e"):
+    voc.add(stem, ("cat", 3, 4, 25, 18), image="")
+    pixels = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(voc.root / f"JPEGImages/{stem}.jpg")
+  voc.split("train", *"abcde")
+  files = read_voc(voc.root, "train")
+  tfrecords.write_tfrecords(files, str(tmp_path / "out"), "train", shard_bytes=3000)
+  sharded = tfrecords.read_tfrecords(tmp_path / "out", "train")
+  assert len({record.image.path for record in sharded.records}) > 1
+  steps = augment.zoom_steps((64, 64), zoom_range=(0.5, 2.0))
+  for first_step in (0, 4):
+    batches, expected = (
+      pipeline.training_batches(
+        data, steps=steps, batch_size=2, seed=3, first_step=first_step
+      ).take(6)
+      for data in (sharded, files)
+    )
+    for batch, other in zip(batches, expected):
+      for name in batch:
+        np.testing.assert_array_equal(batch[name], other[name])
+  view = pipeline.View((64, 64), (64, 64))
+  shown, expected = (
+    pipeline.evaluation_batches(
+      [data.records[i] for i in (4, 0, 2)], views=[view], batch_size=2
+    )
+    for data in (sharded, files)
+  )
+  for (batch,), (other,) in zip(shown, expected):
+    np.testing.assert_array_equal(batch["image"], other["image"])
+
+
+class TestSplits:
+  def test_the_format_is_found(self, shards, coco, faults_of):
+    assert folders.find_format(shards) == "tfrecord"
+    assert [r.image_id for r in splits.read_split(shards, "train").records] == [
+      "a",
+      "b",
+    ]
+    coco.root = shards
+    coco.save()
+    (fault,) = faults_of(folders.find_format, shards)
+    assert "holds several formats" in fault and "; tfrecord for " in fault
+
+  def test_shards_join_with_shards_and_with_files(
+    self, voc, shards, tmp_path, faults_of
+  ):
+    voc.add("c", ("dog", 2, 3, 12, 10))
+    voc.split("val", "c")
+    # One root with both: the VOC layout moves beside the shards.
+    (tmp_path / "voc").mkdir()
+    for part in ("Annotations", "JPEGImages", "ImageSets"):
+      (tmp_path / part).rename(tmp_path / "voc" / part)
+    val = read_voc(tmp_path / "voc", "val")
+    tfrecords.write_tfrecords(val, str(shards), "val")
+    expected = splits.read_split(tmp_path, "voc/train+voc/val")
+    assert_same(splits.read_split(tmp_path, "shards/train+shards/val"), expected)
+    mixed = splits.read_split(tmp_path, "voc/train+shards/val")
+    assert_same(mixed, expected)
+    steps = augment.zoom_steps((64, 64))
+    batches = pipeline.training_batches(mixed, steps=steps, batch_size=3)
+    assert next(iter(batches))["image"].shape == (3, 64, 64, 3)
+    (shards / "list.txt").write_text("b\n")
+    listed = splits.read_split(shards, "train@list.txt")
+    assert [record.image_id for record in listed.records] == ["b"]
+    (fault,) = faults_of(splits.read_split, shards, "train+train@list.txt")
+    assert "train-00001-of-00002.tfrecord" in fault
+    assert fault.endswith("is in train already")
+
+  def test_missing_split(self, shards, faults_of):
+    (shards / "other.json").write_text("{}")
+    assert faults_of(tfrecords.read_tfrecords, shards, "val") == [
+      f"{shards}/val.json: there is no such split; train exist"
+    ]
+    assert faults_of(tfrecords.read_tfrecords, shards / "no", "val") == [
+      f"{shards}/no: there is no such folder"
+    ]
+
+  def test_classes_must_be_those_of_the_shards(self, shards, faults_of):
+    names = ["cat", "dog"]
+    data = tfrecords.read_tfrecords(shards, "train", class_names=names)
+    assert data.class_names == ("cat", "dog")
+    (fault,) = faults_of(
+      tfrecords.read_tfrecords, shards, "train", class_names=names[::-1]
+    )
+    assert "its classes are ['cat', 'dog'], in that order, but ['dog', 'cat']" in fault
+
+
+class TestWriting:
+  def test_nothing_is_written_over(self, voc, shards):
+    data = read_voc(voc.root, "train")
+    with pytest.raises(
+      ValueError, match=r"'train' already: .*train\.json; use another"
+    ):
+      tfrecords.write_tfrecords(data, str(shards), "train")
+    tfrecords.write_tfrecords(data, str(shards), "train2")
+
+  @pytest.mark.parametrize("name", ["", "a/b", "a+b", "a@b", "..", ".a", "-a", "a b"])
+  def test_names_that_are_no_file_names(self, voc, tmp_path, name):
+    data = read_voc(voc.root, "train")
+    with pytest.raises(ValueError, match="must have a name of letters"):
+      tfrecords.write_tfrecords(data, str(tmp_path / "out"), name)
+    assert not (tmp_path / "out").exists()
+
+  def test_no_image(self, voc, tmp_path):
+    data = dataclasses.replace(read_voc(voc.root, "train"), records=())
+    with pytest.raises(ValueError, match="no image to write"):
+      tfrecords.write_tfrecords(data, str(tmp_path), "train")
+
+  def test_interrupted_before_the_end(self, voc, tmp_path, faults_of):
+    data = read_voc(voc.root, "train")
+    os.rename(data.records[1].image, tmp_path / "away")
+    folder = tmp_path / "out"
+    with pytest.raises(tf.errors.NotFoundError):
+      tfrecords.write_tfrecords(data, str(folder), "train")
+    (fault,) = faults_of(tfrecords.read_tfrecords, folder, "train")
+    assert fault.endswith("there is no such split; none exist")
+    os.rename(tmp_path / "away", data.records[1].image)
+    tfrecords.write_tfrecords(data, str(folder), "train")
+    assert_same(tfrecords.read_tfrecords(folder, "train"), data)
+
+  def test_interrupted_before_the_index(self, voc, tmp_path, faults_of, monkeypatch):
+    replace = os.replace
+
+    def stop_at_index(source, path):
+      if path.endswith(".json"):
+        raise KeyboardInterrupt
+      replace(source, path)
+
+    data, folder = read_voc(voc.root, "train"), tmp_path / "out"
+    monkeypatch.setattr(os, "replace", stop_at_index)
+    with pytest.raises(KeyboardInterrupt):
+      tfrecords.write_tfrecords(data, str(folder), "train")
+    (fault,) = faults_of(tfrecords.read_tfrecords, folder, "train")
+    assert "their writing was interrupted" in fault
+    with pytest.raises(ValueError, match="already"):
+      tfrecords.write_tfrecords(data, str(folder), "train")
+
+
+class TestDamage:
+  def test_shards_missing_or_of_another_size(self, shards, faults_of):
+    first, second = (shards / f"train-0000{k}-of-00002.tfrecord" for k in range(2))
+    size = first.stat().st_size
+    first.write_bytes(first.read_bytes()[:-1])
+    second.unlink()
+    expected = [
+      f"{first}: has {size - 1} bytes, but was written with {size}",
+      f"{second}: there is no such file",
+    ]
+    for options in ({}, {"skip_faulty": True, "check_images": False}):
+      faults = faults_of(tfrecords.read_tfrecords, shards, "train", **options)
+      assert faults == expected
+
+  def test_a_changed_byte(self, shards, faults_of):
+    path = shards / "train-00001-of-00002.tfrecord"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    (fault,) = faults_of(tfrecords.read_tfrecords, shards, "train")
+    assert fault.startswith(
+      f"{path.name}: the record at byte 0: truncated or damaged: "
+    )
+    data = tfrecords.read_tfrecords(shards, "train", skip_faulty=True)
+    assert data.skipped == (fault,)
+    assert [record.image_id for record in data.records] == ["a"]
+    assert (
+      len(tfrecords.read_tfrecords(shards, "train", check_images=False).records) == 2
+    )
+
+  def test_too_many_pixels(self, shards, faults_of):
+    faults = faults_of(tfrecords.read_tfrecords, shards, "train", max_image_pixels=599)
+    assert [fault.split(": ", 2)[2] for fault in faults[:2]] == [
+      "has 30 x 20 pixels, more than 599 in all"
+    ] * 2
+
+  @pytest.mark.parametrize(
+    "damage",
+    [
+      lambda text: text[:-20],
+      lambda text: "",
+      lambda text: "[]",
+      lambda text: "{}",
+      lambda text: text.replace('"dog"', "", 1),
+      lambda text: text.replace('"shard": 1', '"shard": 2'),
+      lambda text: text.replace('"classes": [2, 1]', '"classes": [2, 3]'),
+      lambda text: text.replace('"classes": [2, 1]', '"classes": [2]'),
+      lambda text: text.replace('"areas": [70.0, ', '"areas": ['),
+      lambda text: text.replace('"height": 20', '"height": "x"', 1),
+      lambda text: text.replace('"boxes": [[3.0, ', '"boxes": [['),
+    ],
+  )
+  def test_damaged_index(self, shards, faults_of, damage):
+    path = shards / "train.json"
+    text = path.read_text()
+    json.loads(text)
+    assert damage(text) != text
+    path.write_text(damage(text))
+    (fault,) = faults_of(tfrecords.read_tfrecords, shards, "train")
+    assert fault.startswith(f"{path}: damaged, or no index of TFRecord shards: ")

@@ -1,0 +1,124 @@
+"""What evaluate_run and validation write beside COCO's figures."""
+
+import dataclasses
+import glob
+import json
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from ap_detect.data import shapes
+from ap_detect.metrics import evaluate_voc
+from ap_detect.training import evaluation, run
+
+
+class StandIn(evaluation.Evaluator):
+  """Finds every object of 4 shapes pictures where it is, less the first picture's."""
+
+  def __init__(self, network, config, strategy):
+    pass
+
+  def detect(self, records):
+    truth = shapes.make_shapes("val", num_images=4).records[1:]
+    none = evaluation.ImageDetections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int))
+    found = [
+      evaluation.ImageDetections(r.boxes, np.full(len(r.boxes), 0.75), r.classes)
+      for r in truth
+    ]
+    return [none, *found]
+
+
+@pytest.fixture
+def evaluate(make_config, tmp_path, monkeypatch, capsys):
+  """Function (dataset, split) -> (what evaluate_run returns, eval folder, printed)."""
+
+  def run_it(dataset, split="val"):
+    classes = run.Classes(dataset.class_names, dataset.category_ids)
+    restored = run.RestoredRun(make_config(), classes, None, None, "the/checkpoint")
+    monkeypatch.setattr(run, "restore", lambda *_: restored)
+    monkeypatch.setattr(run, "open_split", lambda *_: dataset)
+    monkeypatch.setattr(evaluation, "Evaluator", StandIn)
+    returned = evaluation.evaluate_run(str(tmp_path), split=split)
+    return returned, str(tmp_path / "eval"), capsys.readouterr().out
+
+  return run_it
+
+
+def shapes_like_voc(**changes):
+  """4 shapes pictures whose ids are strings and whose ignored objects are difficult."""
+  data = shapes.make_shapes("val", num_images=4)
+  records = [dataclasses.replace(r, image_id=f"p/{r.image_id}") for r in data.records]
+  return dataclasses.replace(
+    data, records=tuple(records), ignored_are_crowds=False, **changes
+  )
+
+
+def without_labels(data):
+  none = {"boxes": np.zeros((0, 4), np.float32), "classes": np.zeros(0, np.int32)}
+  none.update(ignored=np.zeros(0, bool), areas=np.zeros(0, np.float32))
+  records = tuple(dataclasses.replace(r, **none) for r in data.records)
+  return dataclasses.replace(data, records=records, has_labels=False)
+
+
+def test_voc_data(evaluate):
+  data = shapes_like_voc()
+  _, folder, printed = evaluate(data)
+  metrics = run.read_json(os.path.join(folder, "metrics.json"))
+  results = run.read_json(os.path.join(folder, "detections.json"))
+  assert metrics["voc"] == json.loads(json.dumps(evaluate_voc(data, results).to_json()))
+  assert 0 < metrics["voc"]["area"]["AP50"] < 1
+  assert "VOC 2007, 11 points" in printed
+  pictures = sorted(os.listdir(os.path.join(folder, "pictures")))
+  assert pictures == ["p_1.png", "p_2.png", "p_3.png"]
+
+
+def test_coco_data_have_charts_and_no_figures_of_voc(evaluate):
+  _, folder, printed = evaluate(shapes.make_shapes("val", num_images=4))
+  for name in ("precision_recall.png", "confusion.png"):
+    path = os.path.join(folder, name)
+    assert path in printed
+    with Image.open(path) as picture:
+      assert picture.mode == "RGB" and min(picture.size) > 200
+  assert "voc" not in run.read_json(os.path.join(folder, "metrics.json"))
+  assert "VOC" not in printed
+
+
+def test_voc_data_without_labels(evaluate):
+  returned, folder, printed = evaluate(
+    without_labels(shapes_like_voc()), "VOC2012/test"
+  )
+  assert returned is None
+  names = shapes.CLASS_NAMES
+  files = [f"comp4_det_test_{name}.txt" for name in names]
+  assert sorted(os.listdir(folder)) == sorted(["detections.json", *files])
+  texts = [pathlib.Path(folder, name).read_text(encoding="utf-8") for name in files]
+  lines = [line.split() for text in texts for line in text.splitlines()]
+  results = run.read_json(os.path.join(folder, "detections.json"))
+  assert len(lines) == len(results) > 0
+  assert {line[0] for line in lines} == {"p/2", "p/3", "p/4"}
+  assert "split 'VOC2012/test' has no labels" in printed
+  assert "no metrics, charts or pictures" in printed
+
+
+def test_coco_data_without_labels(evaluate):
+  data = without_labels(shapes.make_shapes("val", num_images=4))
+  returned, folder, printed = evaluate(data, "test2017")
+  assert returned is None
+  assert os.listdir(folder) == ["detections.json"]
+  assert "VOC" not in printed
+
+
+def test_validation_shows_charts_in_tensorboard(trained_run):
+  tags = {}
+  for path in glob.glob(os.path.join(trained_run, "tensorboard", "*")):
+    for event in tf.compat.v1.train.summary_iterator(path):
+      for value in event.summary.value:
+        tags.setdefault(value.tag, []).append(value)
+  for name in ("charts/precision_recall", "charts/confusion"):
+    assert len(tags[name]) == 3  # one an epoch
+    width, height, png = tf.make_ndarray(tags[name][-1].tensor)
+    assert tf.io.decode_png(png).shape == (int(height), int(width), 3)

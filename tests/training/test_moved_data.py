@@ -1,0 +1,38 @@
+"""Evaluating a run on data that lies elsewhere now, and on several splits of it."""
+
+import json
+import os
+import shutil
+
+import pytest
+
+from ap_detect.data import shapes
+from ap_detect.training import evaluation, run
+
+
+@pytest.fixture
+def run_on_files(trained_run, tmp_path):
+  """A run whose data was in a folder that is gone; the same data is in here/."""
+  model_dir = str(tmp_path / "run")
+  shutil.copytree(trained_run, model_dir)
+  path = os.path.join(model_dir, "config.json")
+  values = run.read_json(path)
+  values["data"].update(format="coco", root=str(tmp_path / "gone"))
+  run.write_json(path, values)
+  for split in ("val", "test"):
+    data = shapes.make_shapes(split, num_images=2, image_size_px=(128, 128))
+    shapes.write_shapes(data, str(tmp_path / "here"), split)
+  return model_dir
+
+
+def test_data_root(run_on_files, tmp_path):
+  with pytest.raises(ValueError, match="gone: there is no such folder"):
+    evaluation.evaluate_run(run_on_files)
+  root = str(tmp_path / "here")
+  found = evaluation.evaluate_run(run_on_files, split="val+test", data_root=root)
+  assert found.num_images == 4
+  with open(os.path.join(run_on_files, "eval/detections.json")) as file:
+    ids = {result["image_id"] for result in json.load(file)}
+  assert ids == {"val/1", "val/2", "test/1", "test/2"}
+  # The run itself stays as it was.
+  assert run.load_config(run_on_files).data.root == str(tmp_path / "gone")
