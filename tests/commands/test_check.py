@@ -1,0 +1,257 @@
+"""check: all faults of both splits, true numbers, and flags that do what they say."""
+
+import json
+import os
+import types
+
+import numpy as np
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from ap_detect import boxes as box_ops
+from ap_detect import config as config_lib
+from ap_detect.anchor_coverage import AnchorSetting
+from ap_detect.commands import check, check_report
+from ap_detect.data import dataset, shapes
+from ap_detect.training import run
+
+NUM_TRAIN, NUM_VAL = 5, 3
+
+
+def read_annotations(root, split):
+  return run.read_json(os.path.join(root, f"annotations/instances_{split}.json"))
+
+
+def write_annotations(root, split, content):
+  run.write_json(os.path.join(root, f"annotations/instances_{split}.json"), content)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  """A COCO folder of pictures of 64 x 96 pixels; in training a crowd."""
+  root = str(tmp_path / "data")
+  for split, count in (("train", NUM_TRAIN), ("val", NUM_VAL)):
+    made = shapes.make_shapes(split, num_images=count, image_size_px=(64, 96))
+    shapes.write_shapes(made, root, split)
+  content = read_annotations(root, "train")
+  content["annotations"][0]["iscrowd"] = 1
+  write_annotations(root, "train", content)
+  return root
+
+
+@pytest.fixture
+def config_of(make_config):
+  def make(root, changes=None):
+    return make_config({"data.format": "auto", "data.root": root, **(changes or {})})
+
+  return make
+
+
+def break_box(root, split, index):
+  """Makes one box of a split a fault."""
+  content = read_annotations(root, split)
+  content["annotations"][index]["bbox"][2] = -5
+  write_annotations(root, split, content)
+
+
+def objects_of(root, split):
+  """Annotations that count, in the file's order."""
+  content = read_annotations(root, split)
+  return [item for item in content["annotations"] if not item["iscrowd"]]
+
+
+class TestReport:
+  def test_numbers(self, folder, config_of, tmp_path):
+    config = config_of(folder)
+    text = check.check(config, str(tmp_path / "out"))
+    numbers = run.read_json(str(tmp_path / "out" / "report.json"))
+    anchors = run.make_anchors(config)
+    for split, role, count in (
+      ("train", "training", NUM_TRAIN),
+      ("val", "validation", NUM_VAL),
+    ):
+      found, objects = numbers["splits"][role], objects_of(folder, split)
+      boxes = np.array([item["bbox"] for item in objects])
+      # COCO's x, y, width, height; pictures of 96 px in width fill the input's 128.
+      x, y, width, height = (boxes * 128 / 96).T
+      placed = np.stack([y, x, y + height, x + width], axis=1).astype(np.float32)
+      best = box_ops.iou(placed, anchors).numpy().max(axis=1)
+      assert found["name"] == split
+      assert found["images"] == count
+      assert found["objects"] == len(objects)
+      assert found["ignored_objects"] == (split == "train")
+      assert found["covered_share"] == pytest.approx(np.mean(best >= 0.5))
+      for name, values in (
+        ("size_in_input_px", np.sqrt(width * height)),
+        ("size_px", np.sqrt(width * height) * 96 / 128),
+        ("aspect_ratio", height / width),
+        ("best_iou", best),
+      ):
+        assert found["quantiles"][name]["50%"] == pytest.approx(
+          np.median(values), rel=1e-5
+        )
+        assert found["quantiles"][name]["100%"] == pytest.approx(values.max(), rel=1e-5)
+      per_class = {entry["name"]: entry for entry in found["classes"]}
+      for category, name in enumerate(shapes.CLASS_NAMES, start=1):
+        owners = [i["image_id"] for i in objects if i["category_id"] == category]
+        assert per_class[name]["objects"] == len(owners)
+        assert per_class[name]["images"] == len(set(owners))
+      assert f"{np.mean(best >= 0.5):.1%}" in text
+    assert numbers["recommended_overrides"] in text
+
+  def test_page(self, folder, config_of, tmp_path):
+    for split in ("train", "val"):
+      content = read_annotations(folder, split)
+      content["categories"][0]["name"] = "<img src=x>"
+      write_annotations(folder, split, content)
+    check.check(config_of(folder), str(tmp_path / "out"))
+    assert sorted(os.listdir(tmp_path / "out")) == ["report.html", "report.json"]
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert page.count('<img src="data:image/png;base64,') == page.count("<img") == 5
+    assert "&lt;img src=x&gt;" in page
+    assert "http" not in page
+
+  def test_objects_that_no_anchor_covers(self, folder, config_of, tmp_path):
+    changes = {"model.anchor_base_scale": 0.5, "model.anchor_octave_scales": [1.0]}
+    config = config_of(folder, {**changes, "model.force_match": False})
+    text = check.check(config, str(tmp_path / "out"))
+    numbers = run.read_json(str(tmp_path / "out" / "report.json"))
+    listed = numbers["worst_uncovered"]
+    assert 0 < len(listed) <= check_report.NUM_LISTED
+    assert [item["best_iou"] for item in listed] == sorted(
+      item["best_iou"] for item in listed
+    )
+    assert listed[-1]["best_iou"] < 0.5
+    splits = {"training": "train", "validation": "val"}
+    for item in listed:
+      y, x, y_end, x_end = item["box_yxyx"]
+      names = [
+        shapes.CLASS_NAMES[i["category_id"] - 1]
+        for i in objects_of(folder, splits[item["split"]])
+        if i["image_id"] == item["image_id"]
+        and i["bbox"] == [x, y, x_end - x, y_end - y]
+      ]
+      assert item["class_name"] in names
+      height, width = item["input_height_px"], item["input_width_px"]
+      assert (height, width) == pytest.approx(
+        ((y_end - y) * 4 / 3, (x_end - x) * 4 / 3)
+      )
+    assert "gets none" in text
+    # Base scale 0.5 and stride 8: the smallest anchors have 4 px, no object is smaller.
+    assert (
+      " objects are not, 0 of them smaller than the smallest anchors (4 pixels)" in text
+    )
+    first, recommended = numbers["anchor_settings"][0], numbers["recommended_overrides"]
+    assert first["base_scale"] == 0.5
+    better = [s for s in numbers["anchor_settings"] if s["covered_share"] > 0.9]
+    assert any(
+      recommended.startswith(f'--config.model.anchor_base_scale="{s["base_scale"]}" ')
+      for s in better
+    )
+
+  def test_warped_pictures(self, folder, config_of, tmp_path):
+    config = config_of(folder, {"data.augmentation": "ssd"})
+    text = check.check(config, str(tmp_path / "out"))
+    numbers = run.read_json(str(tmp_path / "out" / "report.json"))
+    # 64 x 96 becomes 128 x 128: ratios grow by 96 / 64 beside those of the files.
+    boxes = np.array([item["bbox"] for item in objects_of(folder, "train")])
+    assert numbers["splits"]["training"]["quantiles"]["aspect_ratio"][
+      "50%"
+    ] == pytest.approx(np.median(boxes[:, 3] / boxes[:, 2]) * 96 / 64, rel=1e-5)
+    assert "warped" in numbers["placement"] and numbers["placement"] in text
+
+
+class TestFaults:
+  def test_of_both_splits_are_listed(self, folder, config_of):
+    break_box(folder, "train", 1)
+    break_box(folder, "train", 3)
+    break_box(folder, "val", 0)
+    with pytest.raises(dataset.DataError) as caught:
+      check.read_splits(config_of(folder))
+    assert len(caught.value.faults) == 3
+    assert ["train" in fault for fault in caught.value.faults] == [True, True, False]
+
+  def test_one_fault_of_both_splits_is_listed_once(self, config_of, tmp_path):
+    with pytest.raises(dataset.DataError) as caught:
+      check.read_splits(config_of(str(tmp_path / "nowhere")))
+    assert len(caught.value.faults) == 1
+
+  def test_skipped_ones_are_reported(self, folder, config_of, tmp_path):
+    break_box(folder, "train", 1)
+    break_box(folder, "val", 0)
+    config = config_of(folder, {"data.skip_faulty": True})
+    text = check.check(config, str(tmp_path / "out"))
+    numbers = run.read_json(str(tmp_path / "out" / "report.json"))
+    for split in numbers["splits"].values():
+      assert len(split["skipped"]) == 1
+      assert split["skipped"][0] in text
+
+  def test_no_object_that_counts(self, folder, config_of, tmp_path):
+    content = read_annotations(folder, "val")
+    for item in content["annotations"]:
+      item["iscrowd"] = 1
+    write_annotations(folder, "val", content)
+    with pytest.raises(ValueError, match="split 'val' requires at least one object"):
+      check.check(config_of(folder), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+class TestCommand:
+  def run_main(self, monkeypatch, config, output_dir):
+    values = config_lib.default_config()
+    values.update(json.loads(config.to_json()))
+    for name, value in (("CONFIG", values), ("OUTPUT_DIR", str(output_dir))):
+      flag = types.SimpleNamespace(value=value)
+      monkeypatch.setattr(check, name, flag, raising=False)
+    check.main(["check"])
+
+  def test_ends_with_status_1_and_all_faults(
+    self, folder, config_of, tmp_path, monkeypatch
+  ):
+    content = read_annotations(folder, "train")
+    content["annotations"] += [
+      {**content["annotations"][1], "id": 1000 + i, "bbox": [0, 0, -1, -1]}
+      for i in range(dataset.LISTED_FAULTS + 10)
+    ]
+    write_annotations(folder, "train", content)
+    with pytest.raises(SystemExit) as caught:
+      self.run_main(monkeypatch, config_of(folder), tmp_path / "out")
+    lines = caught.value.code.split("\n")  # a text means status 1
+    assert len(lines) == 1 + dataset.LISTED_FAULTS + 10
+    assert lines[0] == f"error: faults in the data ({len(lines) - 1}):"
+    assert not (tmp_path / "out").exists()
+
+  def test_prints_the_report(self, make_config, tmp_path, monkeypatch, capsys):
+    self.run_main(monkeypatch, make_config(), tmp_path / "out")
+    said = capsys.readouterr().out
+    assert all(f"\n{name} " in said for name in shapes.CLASS_NAMES)
+    assert f"{tmp_path}/out/report.html" in said
+
+
+@pytest.mark.parametrize(
+  "setting",
+  [
+    AnchorSetting(1.5, (1.0,), (0.333, 0.5, 1.0)),
+    AnchorSetting(6.0, (1.0, 1.26), (2.0,)),
+  ],
+)
+def test_overrides_give_a_config_the_setting(setting):
+  # The shell takes the quotes away.
+  arguments = [
+    part.replace('"', "") for part in check_report.overrides(setting).split(" --")
+  ]
+  arguments = ["program", arguments[0], *(f"--{part}" for part in arguments[1:])]
+  values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_dict(
+    "config", config_lib.default_config(), flag_values=values, sys_argv=arguments
+  )
+  values(arguments)
+  holder.value.data.root = "somewhere"
+  model = config_lib.resolve(holder.value).model
+  assert (
+    AnchorSetting(
+      model.anchor_base_scale, model.anchor_octave_scales, model.anchor_aspect_ratios
+    )
+    == setting
+  )
