@@ -3,6 +3,7 @@
   python benchmarks/loss_benchmark.py                       # the whole table
   python benchmarks/loss_benchmark.py --sizes=0.65M --repeats=5
   python benchmarks/loss_benchmark.py --sizes= --step_config=configs/shapes.py
+  python benchmarks/loss_benchmark.py --sizes=21M --regimes=late --hlo_dir=hlo
 
 Rounds of all losses alternate, so that a busy machine slows them alike: compare ratios.
 Every figure is a median. Each case runs in a process of its own, for its peak memory.
@@ -13,6 +14,10 @@ seconds of the first call, less one call (tracing and compilation). The plain lo
 positives (eager TensorFlow, as in the paper's Algorithm 1) is timed on a few positives
 and scaled to all.
 
+With --hlo_dir nothing is timed: each loss's value and gradient is written as a
+serialized HLO module, <loss>-<size>.hlo, which XLA compiles without TensorFlow, on a
+device that this machine lacks, say. Its inputs are the logits and the labels.
+
 Regimes: early, all scores within 0.05; late, negatives N(-6, 1) and positives N(0, 2);
 spread, all uniform in +-3 delta; clustered, positives within 1e-3 and negatives
 uniform in +-3 delta.
@@ -21,6 +26,7 @@ uniform in +-3 delta.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -47,6 +53,9 @@ _LOOP = flags.DEFINE_integer(
 )
 _STEP = flags.DEFINE_string(
   "step_config", "", "also time training steps of this config"
+)
+_HLO = flags.DEFINE_string(
+  "hlo_dir", "", "write each loss as HLO into this folder instead of timing it"
 )
 _CASE = flags.DEFINE_string("case", "", "internal: run one case, print it as JSON")
 
@@ -238,6 +247,9 @@ def main(argv):
     result = _run_case(size, regime, _DEVICE.value, only, _REPEATS.value, _LOOP.value)
     print(json.dumps(result))
     return
+  if _HLO.value:
+    _write_hlo(_HLO.value)
+    return
   if _NAMES.value:
     _table()
   if _STEP.value:
@@ -245,6 +257,22 @@ def main(argv):
 
     with tf.device(f"/{_DEVICE.value}:0"):
       print_step_share(_STEP.value)
+
+
+def _write_hlo(folder):
+  import ap_detect  # noqa: F401  selects Keras 2 before TensorFlow loads
+  import tensorflow as tf  # isort: skip
+
+  os.makedirs(folder, exist_ok=True)
+  for size in _NAMES.value:
+    shape = [_SIZES[size][0] // _CLASSES, _CLASSES]
+    inputs = tf.zeros(shape), tf.zeros(shape[:1], tf.int32)
+    for name in _LOSSES:
+      lower = _function(name).experimental_get_compiler_ir(*inputs)
+      path = os.path.join(folder, f"{name}-{size.replace('/', '-')}.hlo")
+      with open(path, "wb") as file:
+        file.write(lower(stage="hlo_serialized"))
+      print(path, flush=True)
 
 
 def print_step_share(config_path):

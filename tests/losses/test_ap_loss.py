@@ -485,6 +485,33 @@ class TestGroups:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("interpolated", [True, False])
+@pytest.mark.parametrize("delta", [1e-3, 0.25, 1.0, 10.0])
+@pytest.mark.parametrize("regime", ["early", "late", "spread", "clustered", "ties"])
+def test_a_million_logits_by_sorting(regime, delta, interpolated):
+  random = np.random.default_rng(3)
+  shape, positives = [50_000, 20], 5000
+  labels = np.zeros(shape[0], np.int32)
+  labels[:positives] = random.integers(1, 21, positives)
+  labels[-1000:] = losses.IGNORED
+  own = np.arange(positives), labels[:positives] - 1
+  logits = {
+    "early": 0.05 * random.random(shape),
+    "late": random.normal(-6, 1, shape),
+    "spread": random.uniform(-3, 3, shape),
+    "clustered": random.uniform(-3, 3, shape),
+    "ties": np.round(random.normal(0, 2, shape)),
+  }[regime].astype(np.float32)
+  if regime == "late":
+    logits[own] = random.normal(0, 2, positives)
+  if regime == "clustered":
+    logits[own] = 1e-3 * random.random(positives)
+  expected = oracle.ap_loss_of_large(logits, labels, delta, interpolated)
+  value, gradient = run(logits, labels, delta=delta, interpolated=interpolated)
+  assert_close(value, gradient, expected, tolerance(logits, delta))
+
+
+@pytest.mark.slow
 class TestLarge:
   ROWS, CLASSES = 261_888, 80
 
