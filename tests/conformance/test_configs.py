@@ -1,7 +1,9 @@
 """Every file in configs/ loads, resolves, builds, and takes a step at reduced size."""
 
+import ast
 import importlib.util
 import pathlib
+import re
 
 import numpy as np
 import pytest
@@ -21,16 +23,70 @@ def load(path):
   return module
 
 
-def reduced(path):
-  """The config of a file, without weights, as small as its backbone lets it be."""
-  values = load(path).get_config()
+def overrides_in(text):
+  """The (field, value) pairs of all "--config.field=value" in a text."""
+  pattern = r"--config\.([\w.]+)=(\"[^\"]*\"|\S+?)(?=[.)]*(?:\s|$))"
+  found = re.findall(pattern, text)
+  return [(name, value.strip('"')) for name, value in found]
+
+
+def override(values, name, text):
+  """Sets a field of a ConfigDict as the command line does."""
+  section, field = name.split(".")
+  is_text = isinstance(values[section][field], str)
+  values[section][field] = text if is_text else ast.literal_eval(text)
+
+
+ROWS = [
+  pytest.param(path, row, id=f"{path.stem}-{'='.join(row)}")
+  for path in CONFIGS
+  for row in overrides_in(ast.get_docstring(ast.parse(path.read_text())))
+  if row[0] not in ("data.root", "model.backbone_weights")
+]
+
+
+def is_slow(path):
+  return "r101" in path.stem
+
+
+BUILT = [
+  pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * is_slow(path))
+  for path in CONFIGS
+]
+
+
+def reduced(values):
+  """A config without weights, as small as its backbone lets it be."""
   values.model.backbone_weights = ""
   values.model.fpn_channels = 16
   values.model.head_convolutions = 1
   values.data.image_size_px = (SIZE_PX, SIZE_PX)
   values.data.root = values.data.root or "given by the user"
-  values.train.batch_size = 2
+  values.train.batch_size = max(2, values.train.images_per_ranking)
   return config_lib.resolve(values)
+
+
+def take_step(config):
+  """One step of training from noise; returns (network, weights before, logs)."""
+  tf.keras.utils.set_random_seed(0)
+  network = run.build_network(config, 2, pretrained=True)
+  model = detector.Detector(
+    network, run.make_anchors(config), model=config.model, train=config.train
+  )
+  model.compile(
+    optimizer=optimizers.make_optimizer(
+      config.train.optimizer,
+      config.train.learning_rate,
+      momentum=config.train.momentum,
+      weight_decay=config.train.weight_decay,
+    )
+  )
+  before = [weight.numpy() for weight in network.trainable_variables]
+  batches = tf.data.Dataset.from_tensors(make_batch(config.train.batch_size))
+  logs = model.fit(batches, verbose=0).history
+  assert np.isfinite(logs["total_loss"][0])
+  assert logs["num_positive_anchors"][0] > 0
+  return network, before, logs
 
 
 def make_batch(num_images=2):
@@ -64,28 +120,30 @@ def test_resolves_as_it_is(path):
   assert config.model.backbone
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path, row", ROWS)
+@pytest.mark.usefixtures("without_graphs")
+def test_rows_of_the_paper_take_a_step(path, row, small_backbone):
+  values = load(path).get_config()
+  before = config_lib.resolve({**values, "data": {**values.data, "root": "given"}})
+  override(values, *row)
+  values.data.root = "given"
+  assert config_lib.differences(before, config_lib.resolve(values)) or "eval." in row[0]
+  values.model.backbone = small_backbone
+  values.model.frozen_levels = 0
+  config = reduced(values)
+  _, _, logs = take_step(config)
+  assert config.train.classification_loss in logs
+
+
+def test_the_rows_are_found():
+  assert len(ROWS) >= 13
+
+
+@pytest.mark.parametrize("path", BUILT)
 @pytest.mark.usefixtures("without_graphs")
 def test_takes_a_step(path):
-  config = reduced(path)
-  tf.keras.utils.set_random_seed(0)
-  network = run.build_network(config, 2, pretrained=True)
-  model = detector.Detector(
-    network, run.make_anchors(config), model=config.model, train=config.train
-  )
-  model.compile(
-    optimizer=optimizers.make_optimizer(
-      config.train.optimizer,
-      config.train.learning_rate,
-      momentum=config.train.momentum,
-      weight_decay=config.train.weight_decay,
-    )
-  )
-  before = [weight.numpy() for weight in network.trainable_variables]
-  batches = tf.data.Dataset.from_tensors(make_batch())
-  logs = model.fit(batches, verbose=0).history
-  assert np.isfinite(logs["total_loss"][0])
-  assert logs["num_positive_anchors"][0] > 0
+  config = reduced(load(path).get_config())
+  network, before, _ = take_step(config)
   after = [weight.numpy() for weight in network.trainable_variables]
   moved = [np.any(a != b) for a, b in zip(after, before)]
   # All the heads and the pyramid above; a block that starts at 0 may wait a step.
