@@ -2,7 +2,7 @@
 
   python train.py --config=configs/own_data.py --model_dir=runs/mine \
     --config.data.root=<folder in VOC or COCO layout> \
-    --config.model.backbone_weights=<lite0 weights, .weights.h5>
+    --config.model.backbone_weights=imagenet
 
 Source: AP-loss (Chen et al. 2019) with the changes that short fine-tuning wants: Adam
 with a cosine rate, frozen first layers, He-initialised heads of 64 channels.

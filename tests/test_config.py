@@ -1,5 +1,6 @@
 """The configuration: defaults, types, faults, files, and the command line."""
 
+import ast
 import dataclasses
 import json
 import pathlib
@@ -124,12 +125,22 @@ class TestResolve:
       ("train.classification_loss", "hinge", "'focal_loss'"),
       ("eval.score_threshold", 1.0, "[0, 1)"),
       ("eval.batch_size", 0, "must be positive"),
+      ("eval.test_scales", ("500",), "'500/833'"),
+      ("eval.test_scales", ("500/833", "833/500"), "shorter side first"),
+      ("eval.test_scales", ("0/10",), "'500/833'"),
+      ("train.images_per_ranking", 3, "must divide train.batch_size, got 3 and 8"),
+      ("train.images_per_ranking", -1, "must divide"),
+      ("data.augmentation", "mosaic", "'ssd'"),
     ],
   )
   def test_value_out_of_range(self, name, value, said):
     message = fault_of({name: value})
     assert name.split(".")[1] in message or name == "data.format"
     assert said in message
+
+  def test_ssd_does_not_zoom(self):
+    message = fault_of({"data.augmentation": "ssd", "data.zoom_range": (0.5, 2.0)})
+    assert "data.zoom_range must be (1.0, 1.0) with augmentation 'ssd'" in message
 
 
 class TestFile:
@@ -231,6 +242,26 @@ class TestCommandLine:
     assert values["train"]["epochs"] == 5
     assert values["train"]["interpolated"] is False
     assert values["model"]["backbone_weights"] == "some/file.h5"
+
+  def test_overrides_of_a_saved_eval_section(self, tmp_path):
+    script = tmp_path / "show.py"
+    script.write_text(
+      "from ap_detect import command_line\n"
+      "given = command_line.define_eval_overrides()\n"
+      "command_line.run(lambda _: print(given()))\n"
+    )
+    # A value that is the default counts too: the saved one may be another.
+    done = run_python(
+      str(script),
+      "--eval.test_scales=('400/667', '500/833')",
+      "--eval.nms_iou=0.5",
+    )
+    assert done.returncode == 0, done.stderr
+    given = {"test_scales": ("400/667", "500/833"), "nms_iou": 0.5}
+    assert ast.literal_eval(done.stdout) == given
+    done = run_python(str(script), "--eval.test_scale=('400/667',)")
+    assert done.returncode == 1
+    assert "did you mean 'eval.test_scales'?" in done.stderr
 
   @pytest.mark.parametrize(
     ("raised", "code", "message"),

@@ -21,7 +21,8 @@ def ap_loss(
   L = 1/|P| sum_{i in P} sum_{j in N} L_ij                     (Chen et al. 2019, eq. 5)
   The gradient is the error-driven update (eqs. 9, 13), not the derivative of the value.
   It is computed only where it is asked for, and then takes O((|P| + |N|) log |P|) time
-  and O(|P| + |N|) memory like the value.
+  and O(|P| + |N|) memory like the value: beside the gradient itself about 60 bytes an
+  anchor, or 260 where more than 16,384 are positive, whatever K.
 
   Args:
     logits: [..., K] float; scores of every anchor for every class. Ranked as one list.

@@ -14,9 +14,9 @@ import tensorflow as tf
 # Subtracted from BGR by the original (Caffe) ResNet; tf.keras.applications' "caffe" mode.
 RESNET_MEAN_BGR = (103.939, 116.779, 123.68)
 
-# ImageNet weights that the public offers: address and MD5. The ResNets' are those of
-# tf.keras.applications, without the classifier. Lite0's are Google's, converted to
-# Keras for a network of keras-cv's layers (Apache-2.0).
+# Public ImageNet weights: address and MD5. The ResNets' are tf.keras.applications' own,
+# without the classifier. Lite0's are Google's, converted for a Keras network of the same
+# layers as keras-cv's (Apache-2.0).
 _KERAS_RESNETS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
 _IMAGENET_WEIGHTS = {
   "resnet50": (
@@ -60,15 +60,12 @@ class InputNormalization(tf.keras.layers.Layer):
     return self._normalize(images)
 
 
-def build_backbone(
-  name, image_size, *, weights="", frozen_levels=0, freeze_batch_norm=False
-):
+def build_backbone(name, *, weights="", frozen_levels=0, freeze_batch_norm=False):
   """A backbone as a Keras model from pixels to feature maps.
 
   Args:
     name: "resnet50", "resnet101" (tf.keras.applications), "resnet18",
       "csp_darknet_nano" or "efficientnet_lite0" (keras-cv).
-    image_size: (height, width) of the input, pixels; multiples of 32.
     weights: "" for none, "imagenet" (resnet50, resnet101, efficientnet_lite0;
       downloaded once, into Keras' cache), or the path of a file that Keras' save_weights
       wrote for the same network, .weights.h5 or .h5, with or without a classifier.
@@ -78,19 +75,15 @@ def build_backbone(
 
   Returns:
     tf.keras.Model: [B, H, W, 3] float32 RGB 0..255 -> [C3, C4, C5], of strides 8, 16
-    and 32.
+    and 32. H and W are multiples of 32.
 
   Raises:
-    ValueError: unknown name, weights that do not exist, do not fit or could not be
-      downloaded, or sizes that are no multiples of 32.
+    ValueError: unknown name, or weights that do not exist, do not fit or could not be
+      downloaded.
   """
   if name not in _BACKBONES:
     raise ValueError(
       f"model.backbone must be one of {sorted(_BACKBONES)}, got {name!r}"
-    )
-  if any(side % 32 for side in image_size):
-    raise ValueError(
-      f"image height and width must be multiples of 32, got {image_size}"
     )
   if not 0 <= frozen_levels <= 5:
     raise ValueError(f"model.frozen_levels must be 0 to 5, got {frozen_levels}")

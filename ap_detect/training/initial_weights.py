@@ -67,7 +67,7 @@ def load_initial_weights(network, path):
 def _find_checkpoint(path):
   model_dir, checkpoint = (path, "") if os.path.isdir(path) else ("", path)
   try:
-    return run_lib._find_checkpoint(model_dir, checkpoint)
+    return run_lib.find_checkpoint(model_dir, checkpoint)
   except ValueError as error:
     raise ValueError(f"model.initial_checkpoint: {error}") from error
 

@@ -217,10 +217,9 @@ def build_network(config: config_lib.Config, num_classes: int, *, pretrained: bo
   Returns:
     tf.keras.Model, see retinanet.build_retinanet.
   """
-  model, data = config.model, config.data
+  model = config.model
   backbone = backbones.build_backbone(
     model.backbone,
-    data.image_size_px,
     weights=model.backbone_weights if pretrained else "",
     frozen_levels=model.frozen_levels if model.backbone_weights else 0,
     freeze_batch_norm=bool(model.backbone_weights),
@@ -293,7 +292,7 @@ def restore(model_dir: str, checkpoint: str = "", *, strategy=None) -> RestoredR
   Raises:
     ValueError: no such run or checkpoint, or the checkpoint does not fit.
   """
-  config, path = load_config(model_dir), _find_checkpoint(model_dir, checkpoint)
+  config, path = load_config(model_dir), find_checkpoint(model_dir, checkpoint)
   classes = load_classes(model_dir)
   strategy = strategy or distribution.make_strategy()
   with strategy.scope():
@@ -307,7 +306,8 @@ def restore(model_dir: str, checkpoint: str = "", *, strategy=None) -> RestoredR
   return RestoredRun(config, classes, network, strategy, path)
 
 
-def _find_checkpoint(model_dir, checkpoint):
+def find_checkpoint(model_dir: str, checkpoint: str = "") -> str:
+  """Path of a run's checkpoint; arguments and errors as `restore`."""
   path = checkpoint
   best = os.path.join(model_dir, BEST)
   if not checkpoint and os.path.exists(best):

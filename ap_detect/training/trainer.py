@@ -209,7 +209,7 @@ def _make_managers(config, model_dir, model, epoch):
 
 
 def _restore_or_start(config, manager, model, strategy):
-  """Restores the latest checkpoint, or saves that of epoch 0, from another run's."""
+  """Restores the latest checkpoint, or saves that of epoch 0 with the initial weights."""
   with strategy.scope():
     optimizers.create_state(model.optimizer, model.network.trainable_variables)
   path = manager.restore_or_initialize()

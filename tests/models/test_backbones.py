@@ -19,7 +19,7 @@ def pixels(count=1):
 @functools.cache
 def plain_model(name):
   """A backbone without weights and with nothing frozen, built once."""
-  return backbones.build_backbone(name, SIZE)
+  return backbones.build_backbone(name)
 
 
 def inner(model):
@@ -73,7 +73,7 @@ def test_the_model_normalises_its_input(name):
 
 @pytest.mark.parametrize("frozen_levels", [0, 1, 2, 5])
 def test_frozen_levels_of_resnet18(frozen_levels):
-  model = backbones.build_backbone("resnet18", SIZE, frozen_levels=frozen_levels)
+  model = backbones.build_backbone("resnet18", frozen_levels=frozen_levels)
   # C1 ends after conv1; C<n> is the stage v2_stack_<n - 2>.
   frozen = ("conv1", *(f"v2_stack_{stage}_" for stage in range(4)))[:frozen_levels]
   for layer in inner(model).layers:
@@ -85,9 +85,7 @@ def test_frozen_levels_of_resnet18(frozen_levels):
 
 def test_frozen_levels_of_resnet50_are_the_releases():
   # The release freezes conv1 and the first stage, conv2.
-  model = backbones.build_backbone(
-    "resnet50", SIZE, frozen_levels=2, freeze_batch_norm=True
-  )
+  model = backbones.build_backbone("resnet50", frozen_levels=2, freeze_batch_norm=True)
   for layer in inner(model).layers:
     if layer.weights:
       is_frozen = layer.name.startswith(("conv1_", "conv2_")) or "_bn" in layer.name
@@ -95,7 +93,7 @@ def test_frozen_levels_of_resnet50_are_the_releases():
 
 
 def test_frozen_levels_of_lite0():
-  model = backbones.build_backbone("efficientnet_lite0", SIZE, frozen_levels=2)
+  model = backbones.build_backbone("efficientnet_lite0", frozen_levels=2)
   for layer in inner(model).layers:
     if layer.weights:
       is_frozen = layer.name.startswith(("stem", "block1", "block2"))
@@ -107,7 +105,7 @@ def test_frozen_levels_of_lite0():
 def test_frozen_batch_norm_keeps_its_statistics_and_weights(name, freeze):
   model = plain_model(name)
   if freeze:
-    model = backbones.build_backbone(name, SIZE, freeze_batch_norm=True)
+    model = backbones.build_backbone(name, freeze_batch_norm=True)
   trained = {last_part(variable) for variable in model.trainable_variables}
   assert ("gamma" in trained) != freeze
   assert any("kernel" in part for part in trained)
@@ -131,14 +129,14 @@ def test_weights_from_a_file_are_used(name, tmp_path):
   source.save_weights(path)
   ends = [source.get_layer(end).output for end in spec.level_ends[2:]]
   expected = tf.keras.Model(source.inputs, ends)(spec.normalize(pixels()))
-  loaded = backbones.build_backbone(name, SIZE, weights=path)(pixels())
+  loaded = backbones.build_backbone(name, weights=path)(pixels())
   for a, b in zip(loaded, expected):
     np.testing.assert_array_equal(a, b)
 
 
 def test_a_missing_weights_file_is_named():
   with pytest.raises(ValueError, match=r"no file 'nowhere/x\.weights\.h5'"):
-    backbones.build_backbone("resnet18", SIZE, weights="nowhere/x.weights.h5")
+    backbones.build_backbone("resnet18", weights="nowhere/x.weights.h5")
 
 
 @pytest.mark.parametrize("name", ["x.weights.h5", "x.h5", "x.keras", "x.ckpt", "x"])
@@ -146,7 +144,7 @@ def test_a_file_that_holds_no_weights_is_named(name, tmp_path):
   path = tmp_path / name
   path.write_text("no weights")
   with pytest.raises(ValueError, match=f"{path.name}' does not fit"):
-    backbones.build_backbone("resnet18", SIZE, weights=str(path))
+    backbones.build_backbone("resnet18", weights=str(path))
 
 
 def test_weights_of_another_network_are_named(tmp_path):
@@ -154,13 +152,13 @@ def test_weights_of_another_network_are_named(tmp_path):
   spec = backbones._BACKBONES["efficientnet_lite0"]
   spec.build(tf.keras.Input((*SIZE, 3)), None).save_weights(path)
   with pytest.raises(ValueError, match=r"lite0\.weights\.h5' does not fit"):
-    backbones.build_backbone("resnet18", SIZE, weights=path)
+    backbones.build_backbone("resnet18", weights=path)
 
 
 def test_a_checkpoint_of_something_else_is_named(tmp_path):
   path = tf.train.Checkpoint(epoch=tf.Variable(1)).write(str(tmp_path / "epoch-1"))
   with pytest.raises(ValueError, match=r"epoch-1\.index' does not fit"):
-    backbones.build_backbone("resnet18", SIZE, weights=f"{path}.index")
+    backbones.build_backbone("resnet18", weights=f"{path}.index")
 
 
 def keras_resnet(name, *, include_top):
@@ -196,7 +194,7 @@ def test_resnets_are_keras_resnets_block_by_block(name, include_top, ending, tmp
   reference = keras_resnet(name, include_top=include_top)
   path = str(tmp_path / f"resnet{ending}")
   reference.save_weights(path)
-  model = backbones.build_backbone(name, SIZE, weights=path)
+  model = backbones.build_backbone(name, weights=path)
   ends = [layer.name for layer in reference.layers if layer.name.endswith("_out")]
   blocks = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}[name]
   assert ends == [
@@ -239,7 +237,7 @@ def test_imagenet_weights_are_downloaded(tmp_path, monkeypatch):
   monkeypatch.setattr(
     tf.keras.utils, "get_file", lambda **options: asked.append(options) or path
   )
-  model = backbones.build_backbone("efficientnet_lite0", SIZE, weights="imagenet")
+  model = backbones.build_backbone("efficientnet_lite0", weights="imagenet")
   assert [options["origin"].split("/")[0] for options in asked] == ["https:"]
   assert len(asked[0]["file_hash"]) == 32
   for variable in inner(model).variables:
@@ -267,20 +265,18 @@ def test_imagenet_weights_without_a_network(monkeypatch):
   with pytest.raises(
     ValueError, match=r"could not be down.*failure on https:.*lite_b0"
   ):
-    backbones.build_backbone("efficientnet_lite0", SIZE, weights="imagenet")
+    backbones.build_backbone("efficientnet_lite0", weights="imagenet")
 
 
 @pytest.mark.parametrize("name", ["csp_darknet_nano", "resnet18"])
 def test_imagenet_weights_exist_for_some_only(name):
   expected = rf"'imagenet' exists for .*lite0.*resnet50.*; for {name} give .*\.h5"
   with pytest.raises(ValueError, match=expected):
-    backbones.build_backbone(name, SIZE, weights="imagenet")
+    backbones.build_backbone(name, weights="imagenet")
 
 
 def test_impossible_arguments_raise():
   with pytest.raises(ValueError, match=r"must be one of .*resnet18.* got 'vgg'"):
-    backbones.build_backbone("vgg", SIZE)
-  with pytest.raises(ValueError, match="multiples of 32"):
-    backbones.build_backbone("resnet18", (128, 100))
+    backbones.build_backbone("vgg")
   with pytest.raises(ValueError, match="must be 0 to 5, got 6"):
-    backbones.build_backbone("resnet18", SIZE, frozen_levels=6)
+    backbones.build_backbone("resnet18", frozen_levels=6)

@@ -113,7 +113,7 @@ def test_an_unknown_initializer_is_named():
 
 @pytest.fixture(scope="module")
 def network():
-  backbone = backbones.build_backbone("csp_darknet_nano", (128, 128))
+  backbone = backbones.build_backbone("csp_darknet_nano")
   return retinanet.build_retinanet(backbone, num_classes=3, fpn_channels=32)
 
 
@@ -144,7 +144,7 @@ def test_images_of_a_batch_do_not_touch_each_other(network):
 @pytest.mark.slow
 def test_the_whole_network_runs_under_xla():
   tf.keras.utils.set_random_seed(0)
-  backbone = backbones.build_backbone("csp_darknet_nano", (128, 128))
+  backbone = backbones.build_backbone("csp_darknet_nano")
   network = retinanet.build_retinanet(
     backbone,
     num_classes=2,

@@ -36,3 +36,20 @@ def test_data_root(run_on_files, tmp_path):
   assert ids == {"val/1", "val/2", "test/1", "test/2"}
   # The run itself stays as it was.
   assert run.load_config(run_on_files).data.root == str(tmp_path / "gone")
+
+
+def test_other_settings_of_evaluation(run_on_files, tmp_path):
+  root = str(tmp_path / "here")
+  with pytest.raises(ValueError, match=r"eval\.test_scales must be"):
+    evaluation.evaluate_run(
+      run_on_files, data_root=root, eval_overrides={"test_scales": ("128",)}
+    )
+  evaluation.evaluate_run(
+    run_on_files,
+    data_root=root,
+    eval_overrides={"test_scales": ("96/128",), "max_detections": 3},
+  )
+  with open(os.path.join(run_on_files, "eval/detections.json")) as file:
+    ids = [result["image_id"] for result in json.load(file)]
+  assert {ids.count(image_id) for image_id in ids} == {3}
+  assert run.load_config(run_on_files).eval.max_detections == 100
