@@ -39,7 +39,7 @@ setup(
       f"tensorflow[and-cuda]==2.15.1; {ADDONS_STACK}",
       f"tensorflow[and-cuda]>=2.16,<2.22; {NEWEST_STACK}",
     ],
-    "test": ["pytest", "hypothesis"],
+    "test": ["pytest", "pytest-xdist", "hypothesis"],
     "dev": ["ruff", "mypy"],
   },
 )

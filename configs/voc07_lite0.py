@@ -8,7 +8,7 @@ Source: AP-loss (Chen et al. 2019) with its expansion, cropping and warping of t
 pictures, at 256 x 256 and with the changes that short fine-tuning wants: Adam with a
 cosine rate, He-initialised heads of 64 channels, colours left as they are. No figure of
 the paper is comparable: it trains on 07+12 trainval and tests on VOC07 test.
-Cost and result: docs/results.md.
+Cost: about 3 hours on 2 CPU cores. It has not been run to its end: docs/results.md.
 """
 
 from ap_detect.config import default_config
