@@ -288,6 +288,7 @@ def print_step_share(config_path):
 
   values = runpy.run_path(config_path)["get_config"]()
   values.model.backbone_weights = ""  # does not change the time
+  values.data.root = values.data.root or "not read"
   for name in _LOSSES:
     values.train.classification_loss = name
     step, loss = _step_seconds(config_lib.resolve(values))
