@@ -30,6 +30,24 @@ def area(boxes):
   return height * width
 
 
+def mirror(boxes, width):
+  """Boxes of a picture whose left and right are exchanged.
+
+  Args:
+    boxes: [..., 4] float, yxyx.
+    width: of the picture, in units of the boxes; broadcasts against [...].
+
+  Returns:
+    [..., 4] of the same type.
+
+  Example:
+    >>> mirror(tf.constant([[0.0, 1.0, 2.0, 4.0]]), 10.0).numpy().tolist()
+    [[0.0, 6.0, 2.0, 9.0]]
+  """
+  ymin, xmin, ymax, xmax = tf.unstack(boxes, axis=-1)
+  return tf.stack([ymin, width - xmax, ymax, width - xmin], axis=-1)
+
+
 def intersection(boxes_a, boxes_b):
   """Intersection area of every pair of boxes.
 

@@ -65,13 +65,10 @@ def random_horizontal_flip(probability):
     flips = _uniform(example, "flip") < probability
     image, boxes = example["image"], example["boxes"]
     width = tf.cast(tf.shape(image)[1], tf.float32)
-    mirrored = tf.stack(
-      [boxes[:, 0], width - boxes[:, 3], boxes[:, 2], width - boxes[:, 1]], axis=1
-    )
     return {
       **example,
       "image": tf.cond(flips, lambda: tf.reverse(image, axis=[1]), lambda: image),
-      "boxes": tf.where(flips, mirrored, boxes),
+      "boxes": tf.where(flips, box_ops.mirror(boxes, width), boxes),
     }
 
   return step

@@ -6,6 +6,7 @@ import collections
 
 import tensorflow as tf
 
+from ap_detect import boxes as box_ops
 from ap_detect import config as config_lib
 from ap_detect.data.pipeline import View
 from ap_detect.models import detections
@@ -121,7 +122,6 @@ def _to_original(candidates, pictures, view):
   boxes = candidates.boxes
   if view.mirrored:
     width = pictures["content_size"][:, tf.newaxis, 1]
-    ymin, xmin, ymax, xmax = tf.unstack(boxes, axis=-1)
-    boxes = tf.stack([ymin, width - xmax, ymax, width - xmin], axis=-1)
+    boxes = box_ops.mirror(boxes, width)
   # Clipping in the input's pixels leaves at most a rounding error here.
   return candidates._replace(boxes=boxes / pictures["scale"][:, tf.newaxis, tf.newaxis])
