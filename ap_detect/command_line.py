@@ -99,6 +99,17 @@ def _refuse_unknown_fields(argv):
 
 def _parse_flags(argv):
   try:
-    return flags.FLAGS(argv)
+    return flags.FLAGS(_without_overruled(argv))
   except (flags.Error, TypeError, AttributeError, KeyError, OSError) as error:
     sys.exit(f"error: {error}")
+
+
+def _without_overruled(argv):
+  """Only the last of several values of a field, where ml_collections joins tuples."""
+  last = {argument.partition("=")[0]: place for place, argument in enumerate(argv)}
+  return [
+    argument
+    for place, argument in enumerate(argv)
+    if not re.match(r"--?(config|eval)\..*=", argument)
+    or last[argument.partition("=")[0]] == place
+  ]
