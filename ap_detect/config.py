@@ -14,6 +14,44 @@ AUGMENTATIONS = ("zoom", "ssd")
 CLASSIFICATION_LOSSES = ("ap_loss", "auc_loss", "focal_loss")
 OPTIMIZERS = ("sgd", "adam", "sgdw", "lamb")
 SCHEDULES = ("constant", "step", "cosine")
+HEAD_INITIALIZERS = ("normal", "he")
+
+# Fields and what holds of them.
+_POSITIVE = (
+  "model.fpn_channels",
+  "model.head_convolutions",
+  "model.anchor_base_scale",
+  "data.max_image_pixels",
+  "data.shapes_train_images",
+  "data.shapes_val_images",
+  "train.batch_size",
+  "train.epochs",
+  "train.delta",
+  "train.learning_rate",
+  "train.decay_factor",
+  "train.validate_every_epochs",
+  "train.keep_checkpoints",
+  "eval.batch_size",
+  "eval.candidates_per_level",
+  "eval.max_detections",
+)
+_NOT_NEGATIVE = (
+  "train.box_loss_weight",
+  "train.weight_decay",
+  "train.clip_norm",
+  "train.warmup_steps",
+  "eval.num_pictures",
+)
+# Lowest and highest value.
+_RANGES = {
+  "model.frozen_levels": (0, 5),
+  "data.horizontal_flip": (0, 1),
+  # Contrast is 1 plus or minus half of the strength.
+  "data.color_jitter": (0, 2),
+  "train.momentum": (0, 1),
+  "train.warmup_start_factor": (0, 1),
+  "eval.nms_iou": (0, 1),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +218,7 @@ class EvalConfig:
     score_threshold: detections need a score above it.
     candidates_per_level: anchor-class pairs that a pyramid level may bring to NMS.
     nms_iou: overlap above which the worse of two boxes of a class goes.
-    max_detections: an image.
+    max_detections: an image. COCO's figures count the best 100 of them, VOC's all.
     test_scales: sizes that pictures are tested at, with their aspect kept: "500/833" is
       a shorter side of 500 px unless the longer one then passes 833. Detections of
       several are merged before NMS. () for data.image_size_px.
@@ -335,6 +373,7 @@ def _faults(config: Config) -> list[str]:
   choices = [
     ("data.format", data.format, DATA_FORMATS),
     ("data.augmentation", data.augmentation, AUGMENTATIONS),
+    ("model.head_initializer", model.head_initializer, HEAD_INITIALIZERS),
     ("train.classification_loss", train.classification_loss, CLASSIFICATION_LOSSES),
     ("train.optimizer", train.optimizer, OPTIMIZERS),
     ("train.schedule", train.schedule, SCHEDULES),
@@ -362,8 +401,14 @@ def _faults(config: Config) -> list[str]:
       f"which does not use it, got {data.zoom_range}",
     ),
     (
-      0 <= data.horizontal_flip <= 1,
-      f"data.horizontal_flip must be a probability, got {data.horizontal_flip}",
+      len(data.shapes_size_px) == 2 and min(data.shapes_size_px) > 0,
+      "data.shapes_size_px must be (height, width), positive, "
+      f"got {data.shapes_size_px}",
+    ),
+    (
+      data.train_split and data.val_split,
+      "data.train_split and data.val_split must name splits, got "
+      f"{data.train_split!r} and {data.val_split!r}",
     ),
     (
       data.format == "shapes" or data.root,
@@ -386,7 +431,6 @@ def _faults(config: Config) -> list[str]:
       model.anchor_aspect_ratios and min(model.anchor_aspect_ratios) > 0,
       f"model.anchor_aspect_ratios must be positive, got {model.anchor_aspect_ratios}",
     ),
-    (train.delta > 0, f"train.delta must be positive, got {train.delta}"),
     (
       train.images_per_ranking >= 0
       and train.batch_size % (train.images_per_ranking or 1) == 0,
@@ -403,26 +447,23 @@ def _faults(config: Config) -> list[str]:
       f"eval.score_threshold must lie in [0, 1), got {evaluation.score_threshold}",
     ),
   ]
-  for name in (
-    "model.fpn_channels",
-    "model.head_convolutions",
-    "model.anchor_base_scale",
-    "data.max_image_pixels",
-    "train.batch_size",
-    "train.epochs",
-    "train.learning_rate",
-    "train.validate_every_epochs",
-    "train.keep_checkpoints",
-    "eval.batch_size",
-    "eval.candidates_per_level",
-    "eval.max_detections",
-  ):
-    section, field = name.split(".")
-    value = getattr(getattr(config, section), field)
-    checks.append((value > 0, f"{name} must be positive, got {value}"))
-  for name in ("box_loss_weight", "weight_decay", "clip_norm", "warmup_steps"):
-    value = getattr(train, name)
-    checks.append((value >= 0, f"train.{name} must not be negative, got {value}"))
+  values = {
+    name: getattr(getattr(config, section), field)
+    for name in field_names()
+    for section, field in [name.split(".")]
+  }
+  checks += [
+    (values[name] > 0, f"{name} must be positive, got {values[name]}")
+    for name in _POSITIVE
+  ]
+  checks += [
+    (values[name] >= 0, f"{name} must not be negative, got {values[name]}")
+    for name in _NOT_NEGATIVE
+  ]
+  checks += [
+    (low <= values[name] <= high, f"{name} must be {low} to {high}, got {values[name]}")
+    for name, (low, high) in _RANGES.items()
+  ]
   return faults + [message for holds, message in checks if not holds]
 
 

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from ap_detect import config as config_lib
+from ap_detect.models import heads
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHAPES = {"data": {"format": "shapes"}}
@@ -114,7 +115,18 @@ class TestResolve:
       ("data.image_size_px", (128,), "(height, width)"),
       ("data.image_size_px", (0, 128), "multiples of"),
       ("data.zoom_range", (2.0, 1.0), "low <= high"),
-      ("data.horizontal_flip", 1.5, "probability"),
+      ("data.horizontal_flip", 1.5, "must be 0 to 1, got 1.5"),
+      ("data.color_jitter", -1.0, "must be 0 to 2, got -1.0"),
+      ("data.shapes_size_px", (0, 9), "(height, width), positive"),
+      ("data.shapes_size_px", (9,), "(height, width), positive"),
+      ("data.train_split", "", "must name splits, got '' and 'val'"),
+      ("model.head_initializer", "xavier", "'he'"),
+      ("model.frozen_levels", 6, "must be 0 to 5, got 6"),
+      ("train.momentum", -3.0, "must be 0 to 1"),
+      ("train.decay_factor", -1.0, "must be positive"),
+      ("train.warmup_start_factor", 2.0, "must be 0 to 1"),
+      ("eval.nms_iou", 1.5, "must be 0 to 1, got 1.5"),
+      ("eval.num_pictures", -1, "must not be negative"),
       ("data.format", "voc", "--config.data.root="),
       ("model.negative_iou", 0.6, "negative_iou <= model.positive_iou"),
       ("model.anchor_aspect_ratios", (), "anchor_aspect_ratios"),
@@ -137,6 +149,9 @@ class TestResolve:
     message = fault_of({name: value})
     assert name.split(".")[1] in message or name == "data.format"
     assert said in message
+
+  def test_head_initializers_are_those_there_are(self):
+    assert config_lib.HEAD_INITIALIZERS == heads.INITIALIZERS
 
   def test_ssd_does_not_zoom(self):
     message = fault_of({"data.augmentation": "ssd", "data.zoom_range": (0.5, 2.0)})
