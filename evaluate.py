@@ -12,6 +12,9 @@ CHECKPOINT = command_line.define_checkpoint()
 DATA_ROOT = flags.DEFINE_string(
   "data_root", "", "Folder of the data, where it is not the one the run was trained on."
 )
+OUTPUT_DIR = flags.DEFINE_string(
+  "output_dir", "", "Folder to write into; by default <model_dir>/eval/<split>."
+)
 EVAL = command_line.define_eval_overrides()
 
 
@@ -23,6 +26,7 @@ def main(_):
     split=SPLIT.value,
     checkpoint=CHECKPOINT.value,
     data_root=DATA_ROOT.value,
+    output_dir=OUTPUT_DIR.value,
     eval_overrides=EVAL(),
   )
 

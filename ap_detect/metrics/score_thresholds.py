@@ -2,7 +2,7 @@
 
 Scores of a detector trained by ranking are not probabilities: AP-loss fixes them only
 up to a common shift, and their scale follows delta. So whatever is shown or served is
-cut at a threshold chosen on validation data; evaluation itself never cuts.
+cut at a threshold chosen on validation data, and evaluation itself next to nowhere.
 """
 
 from __future__ import annotations

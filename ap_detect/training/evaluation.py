@@ -17,6 +17,7 @@ from ap_detect import config as config_lib
 from ap_detect import images as image_ops
 from ap_detect.data import encoded, pipeline
 from ap_detect.metrics import coco, curves, submissions, voc
+from ap_detect.metrics import results as results_lib
 from ap_detect.training import run as run_lib
 from ap_detect.training import views as views_lib
 
@@ -158,14 +159,21 @@ def keep_confident(found, class_names, thresholds):
 
 
 def evaluate_run(
-  model_dir, *, split="", checkpoint="", data_root="", eval_overrides=None
+  model_dir,
+  *,
+  split="",
+  checkpoint="",
+  data_root="",
+  output_dir="",
+  eval_overrides=None,
 ):
-  """Evaluates a run's checkpoint on a split and writes the results beside it.
+  """Evaluates a run's checkpoint on a split and writes the results.
 
-  Writes into <model_dir>/eval: metrics.json, detections.json (COCO results), charts
-  (precision_recall.png, confusion.png) and pictures/. VOC data get VOC's figures too,
-  as "voc" in metrics.json. Of a split without labels there are only the detections, of
-  VOC data also as comp4_det_<split>_<class>.txt, as the official servers take them.
+  Writes metrics.json (with the split, checkpoint and settings that it is of),
+  detections.json (COCO results), charts (precision_recall.png, confusion.png) and
+  pictures/. VOC data get VOC's figures too, as "voc" in metrics.json. Of a split without
+  labels, or without any object that counts, there are only the detections, of VOC data
+  also as comp4_det_<split>_<class>.txt, as the official servers take them.
 
   Metrics and curves are of all detections; the run's score thresholds cut only those
   of the pictures and of the confusion (this evaluation's own where the run has none
@@ -176,10 +184,12 @@ def evaluate_run(
     split: name of the split; "" for the one the run validates on.
     checkpoint: see run.restore.
     data_root: where the data lies now; "" for data.root of the run's config.
+    output_dir: folder to write into; "" for <model_dir>/eval/<split>, slashes in the
+      split's name written as "_".
     eval_overrides: dict of fields of EvalConfig that differ from the run's config.
 
   Returns:
-    CocoEvaluation; None of a split without labels.
+    CocoEvaluation; None where the split has nothing to judge by.
   """
   restored = run_lib.restore(model_dir, checkpoint)
   names = restored.classes.names
@@ -190,14 +200,25 @@ def evaluate_run(
   split = split or config.data.val_split
   dataset = run_lib.open_split(config, split, names)
   evaluator = Evaluator(restored.network, config, restored.strategy)
-  folder = os.path.join(model_dir, "eval")
+  folder = output_dir or os.path.join(model_dir, "eval", split.replace("/", "_"))
   os.makedirs(folder, exist_ok=True)
-  if not dataset.has_labels:
+  if not any(results_lib.count_objects(dataset).values()):
     _write_unjudged(folder, split, dataset, evaluator.detect(dataset.records))
     return None
   evaluation, found, results = evaluator.evaluate(dataset)
-  run_lib.write_json(os.path.join(folder, "detections.json"), results)
-  table = _write_metrics(folder, dataset, evaluation, results)
+  _write_detections(folder, results)
+  metrics = {
+    "split": split,
+    "checkpoint": restored.checkpoint,
+    "eval": dataclasses.asdict(config.eval),
+    **evaluation.to_json(),
+  }
+  table = coco.format_table(evaluation)
+  if not dataset.ignored_are_crowds:
+    voc_evaluation = voc.evaluate_voc(dataset, results)
+    metrics["voc"] = voc_evaluation.to_json()
+    table += f"\n\n{voc.format_voc_table(voc_evaluation)}"
+  run_lib.write_json(os.path.join(folder, "metrics.json"), metrics)
   thresholds = evaluation.score_thresholds
   if os.path.exists(os.path.join(model_dir, run_lib.BEST)):
     thresholds = run_lib.load_thresholds(model_dir)
@@ -236,30 +257,26 @@ def draw_charts(dataset, results, thresholds):
   }
 
 
-def _write_metrics(folder, dataset, evaluation, results):
-  """Writes metrics.json, with VOC's figures of VOC data; returns the table to print."""
-  metrics, table = evaluation.to_json(), coco.format_table(evaluation)
-  if not dataset.ignored_are_crowds:
-    voc_evaluation = voc.evaluate_voc(dataset, results)
-    metrics["voc"] = voc_evaluation.to_json()
-    table += f"\n\n{voc.format_voc_table(voc_evaluation)}"
-  run_lib.write_json(os.path.join(folder, "metrics.json"), metrics)
-  return table
-
-
 def _write_unjudged(folder, split, dataset, found):
-  """Writes the detections of a split without labels, and says what there is not."""
+  """Writes the detections of a split with nothing to judge by, and says what is not."""
   results = _coco_results(dataset, found)
-  path = os.path.join(folder, "detections.json")
-  run_lib.write_json(path, results)
+  path = _write_detections(folder, results)
+  lacks = "object that counts" if dataset.has_labels else "labels"
   print(
-    f"split {split!r} has no labels: there are detections, but no metrics, charts or "
+    f"split {split!r} has no {lacks}: there are detections, but no metrics, charts or "
     f"pictures\ndetections   {path}"
   )
   if not dataset.ignored_are_crowds:
     name = os.path.basename(split.partition("@")[0])
     files = submissions.write_comp4(folder, name, dataset, results)
     print(f"for VOC      {files[0]} and {len(files) - 1} more")
+
+
+def _write_detections(folder, results):
+  """Writes COCO results, in one line, for those of a test set are many; the path."""
+  path = os.path.join(folder, "detections.json")
+  run_lib.write_json(path, results, indent=None)
+  return path
 
 
 def _coco_results(dataset, found):

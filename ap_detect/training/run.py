@@ -7,7 +7,7 @@ best.json         the best checkpoint, its metrics and score thresholds
 checkpoints/      the latest epochs: weights, optimiser, epoch
 best/             weights of the best epoch
 tensorboard/      event files
-eval/             what evaluate.py writes
+eval/<split>/     what evaluate.py writes
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Classes(NamedTuple):
   category_ids: tuple[int, ...]
 
 
-def write_json(path: str, value: Any) -> None:
+def write_json(path: str, value: Any, *, indent: int | None = 2) -> None:
   """Writes a file that is, at any moment, either its old self or its new one."""
   temporary = f"{path}.tmp"
   with open(temporary, "w", encoding="utf-8") as file:
-    json.dump(value, file, indent=2)
+    json.dump(value, file, indent=indent)
     file.write("\n")
   os.replace(temporary, path)
 
@@ -244,8 +244,27 @@ def level_sizes(config: config_lib.Config, image_size=None) -> list[int]:
 
 
 def make_detect(config: config_lib.Config):
-  """Function (Outputs, content_size [B, 2]) -> Detections, as a config sets it."""
+  """Post-processing of a config's network for serving, where a picture has one view.
+
+  That is data.image_size_px; where the config tests at other scales or mirrored, the log
+  says that they are not part of it.
+
+  Args:
+    config: Config.
+
+  Returns:
+    Function (Outputs, content_size [B, 2]) -> Detections.
+  """
   anchors, sizes, evaluation = make_anchors(config), level_sizes(config), config.eval
+  if evaluation.test_scales or evaluation.horizontal_flip:
+    logging.warning(
+      "the run was validated, and its score thresholds chosen, at test scales %s%s; "
+      "here every picture is fitted into %s pixels, once, whose accuracy is that of "
+      'evaluate.py --eval.test_scales="()" --eval.horizontal_flip=False',
+      evaluation.test_scales or config.data.image_size_px,
+      ", mirrored too" if evaluation.horizontal_flip else "",
+      config.data.image_size_px,
+    )
 
   def detect(outputs, content_size):
     return detections.detect(

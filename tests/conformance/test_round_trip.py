@@ -129,10 +129,10 @@ def test_killed_run_ends_as_if_nothing_had_been(uninterrupted, killed):
 
 def test_evaluate_export_serve_predict(killed, folder):
   finish("evaluate.py", f"--model_dir={killed}", "--split=test")
-  metrics = read(killed / "eval" / "metrics.json")
+  metrics = read(killed / "eval" / "test" / "metrics.json")
   assert metrics["num_images"] == 8
   finish("evaluate.py", f"--model_dir={killed}")
-  metrics = read(killed / "eval" / "metrics.json")
+  metrics = read(killed / "eval" / "val" / "metrics.json")
   assert abs(metrics["AP"] - read(killed / "best.json")["metrics"]["AP"]) < 1e-6
 
   script = "export/export_saved_model.py"

@@ -161,10 +161,13 @@ def evaluated(trained_run, tmp_path_factory):
 class TestEvaluateRun:
   def test_metrics_file(self, evaluated):
     model_dir, found = evaluated
-    metrics = run.read_json(os.path.join(model_dir, "eval", "metrics.json"))
+    metrics = run.read_json(os.path.join(model_dir, "eval", "val", "metrics.json"))
     assert {*METRIC_NAMES, "per_class"} <= set(metrics)
     assert set(metrics["per_class"]) == set(shapes.CLASS_NAMES)
     assert metrics["num_images"] == 4
+    assert metrics["split"] == "val"
+    assert metrics["checkpoint"].startswith(os.path.join(model_dir, "best", "epoch-"))
+    assert metrics["eval"]["score_threshold"] == 0.0
     assert metrics["AP"] == found.metrics["AP"] is not None
     best = run.read_json(os.path.join(model_dir, "best.json"))
     assert metrics["AP"] == pytest.approx(best["metrics"]["AP"], abs=1e-6)
@@ -174,7 +177,7 @@ class TestEvaluateRun:
     val_set = shapes.make_shapes("val", num_images=4)
     with contextlib.redirect_stdout(io.StringIO()):
       truth = COCO(shapes.write_shapes(val_set, str(tmp_path), "val"))
-      path = os.path.join(model_dir, "eval", "detections.json")
+      path = os.path.join(model_dir, "eval", "val", "detections.json")
       coco_eval = COCOeval(truth, truth.loadRes(path), "bbox")
       coco_eval.evaluate()
       coco_eval.accumulate()
@@ -185,20 +188,23 @@ class TestEvaluateRun:
 
   def test_thresholds_do_not_cut(self, evaluated):
     model_dir, _ = evaluated
-    results = run.read_json(os.path.join(model_dir, "eval", "detections.json"))
+    results = run.read_json(os.path.join(model_dir, "eval", "val", "detections.json"))
     lowest = min(run.load_thresholds(model_dir).per_class.values())
     assert min(result["score"] for result in results) < lowest
     for image_id in (1, 2, 3, 4):  # max_detections of each, for no score is too low
       assert sum(result["image_id"] == image_id for result in results) == 100
 
   def test_pictures(self, evaluated):
-    pictures = os.listdir(os.path.join(evaluated[0], "eval", "pictures"))
+    pictures = os.listdir(os.path.join(evaluated[0], "eval", "val", "pictures"))
     assert sorted(pictures) == ["1.png", "2.png", "3.png"]  # num_pictures of 4
 
   def test_other_split_and_checkpoint(self, evaluated, capsys):
     model_dir, on_val = evaluated
     on_test = evaluation.evaluate_run(model_dir, split="test", checkpoint="latest")
     assert on_test.num_objects != on_val.num_objects
+    for split, found in (("val", on_val), ("test", on_test)):
+      metrics = run.read_json(os.path.join(model_dir, "eval", split, "metrics.json"))
+      assert (metrics["split"], metrics["AP"]) == (split, found.metrics["AP"])
     printed = capsys.readouterr().out
     assert os.path.join("checkpoints", "epoch-3") in printed
     assert "Average Precision  (AP)" in printed
@@ -212,7 +218,7 @@ class TestEvaluateRun:
     shutil.copytree(trained_run, model_dir)
     os.remove(os.path.join(model_dir, "best.json"))
     evaluation.evaluate_run(model_dir)
-    assert os.path.exists(os.path.join(model_dir, "eval", "pictures", "1.png"))
+    assert os.path.exists(os.path.join(model_dir, "eval", "val", "pictures", "1.png"))
 
 
 def test_keep_confident_goes_by_class():

@@ -43,7 +43,8 @@ def evaluate(make_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "open_split", lambda *_: dataset)
     monkeypatch.setattr(evaluation, "Evaluator", StandIn)
     returned = evaluation.evaluate_run(str(tmp_path), split=split)
-    return returned, str(tmp_path / "eval"), capsys.readouterr().out
+    folder = tmp_path / "eval" / split.replace("/", "_")
+    return returned, str(folder), capsys.readouterr().out
 
   return run_it
 
@@ -102,6 +103,14 @@ def test_voc_data_without_labels(evaluate):
   assert {line[0] for line in lines} == {"p/2", "p/3", "p/4"}
   assert "split 'VOC2012/test' has no labels" in printed
   assert "no metrics, charts or pictures" in printed
+
+
+def test_labels_without_an_object_that_counts(evaluate):
+  data = dataclasses.replace(without_labels(shapes_like_voc()), has_labels=True)
+  returned, folder, printed = evaluate(data, "background")
+  assert returned is None
+  assert run.read_json(os.path.join(folder, "detections.json"))
+  assert "split 'background' has no object that counts" in printed
 
 
 def test_coco_data_without_labels(evaluate):

@@ -31,7 +31,7 @@ def test_data_root(run_on_files, tmp_path):
   root = str(tmp_path / "here")
   found = evaluation.evaluate_run(run_on_files, split="val+test", data_root=root)
   assert found.num_images == 4
-  with open(os.path.join(run_on_files, "eval/detections.json")) as file:
+  with open(os.path.join(run_on_files, "eval/val+test/detections.json")) as file:
     ids = {result["image_id"] for result in json.load(file)}
   assert ids == {"val/1", "val/2", "test/1", "test/2"}
   # The run itself stays as it was.
@@ -47,9 +47,12 @@ def test_other_settings_of_evaluation(run_on_files, tmp_path):
   evaluation.evaluate_run(
     run_on_files,
     data_root=root,
+    output_dir=str(tmp_path / "small"),
     eval_overrides={"test_scales": ("96/128",), "max_detections": 3},
   )
-  with open(os.path.join(run_on_files, "eval/detections.json")) as file:
+  assert not os.path.exists(os.path.join(run_on_files, "eval"))
+  assert run.read_json(tmp_path / "small/metrics.json")["eval"]["max_detections"] == 3
+  with open(tmp_path / "small/detections.json") as file:
     ids = [result["image_id"] for result in json.load(file)]
   assert {ids.count(image_id) for image_id in ids} == {3}
   assert run.load_config(run_on_files).eval.max_detections == 100

@@ -140,6 +140,24 @@ class TestOpenSplit:
     assert run.open_split(config, "two/val", names).class_names == names
 
 
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    ({}, []),
+    ({"eval.test_scales": ("96/128",)}, ["test scales ('96/128',); here"]),
+    ({"eval.horizontal_flip": True}, ["test scales (128, 128), mirrored too; here"]),
+  ],
+)
+def test_serving_says_that_it_has_one_view(make_config, monkeypatch, changes, said):
+  warnings = []
+  monkeypatch.setattr(
+    run.logging, "warning", lambda text, *parts: warnings.append(text % parts)
+  )
+  run.make_detect(make_config(changes))
+  assert len(warnings) == len(said)
+  assert all(part in warning for part, warning in zip(said, warnings))
+
+
 def test_a_moved_run_is_the_same_run(trained_run, tmp_path):
   moved = str(tmp_path / "moved")
   shutil.copytree(trained_run, moved)
