@@ -157,6 +157,8 @@ def _read_json(path, source):
     for key in keys
     if not _is_list_of_objects(content.get(key))
   ]
+  if "annotations" in keys and "annotations" not in content:
+    faults.append(f"{source}: a split without labels must be named image_info_*.json")
   if not faults and not content["images"]:
     faults = [f"{source}: names no image"]
   if faults:

@@ -93,7 +93,8 @@ def test_image_info_has_no_labels(coco, faults_of):
   # Under any other name the lack is a fault.
   path.rename(coco.root / "annotations/instances_val2017.json")
   assert faults_of(read_coco, coco.root, "val") == [
-    f"{SOURCE}: 'annotations' must be a list of objects"
+    f"{SOURCE}: 'annotations' must be a list of objects",
+    f"{SOURCE}: a split without labels must be named image_info_*.json",
   ]
 
 
@@ -330,8 +331,10 @@ FILE_FAULTS = {
   "no keys": (
     '{"images": [1]}',
     [
-      f"'{key}' must be a list of objects"
-      for key in ("images", "annotations", "categories")
+      "'images' must be a list of objects",
+      "'annotations' must be a list of objects",
+      "'categories' must be a list of objects",
+      "a split without labels must be named image_info_*.json",
     ],
   ),
   "no images": (
