@@ -13,7 +13,7 @@ FILL_RGB = (123.0, 116.0, 103.0)
 
 
 def decode_image(encoded):
-  """Pixels of a JPEG or PNG file; grey pictures become RGB.
+  """Pixels of a JPEG or PNG file, as stored (EXIF's orientation is ignored), as RGB.
 
   Args:
     encoded: [] string, the file's bytes.

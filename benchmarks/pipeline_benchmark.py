@@ -1,9 +1,9 @@
 """Times the training input of a config, step by step, beside plain decoding.
 
+  python benchmarks/pipeline_benchmark.py --config=configs/voc07_r50.py \
+    --config.data.root=VOCdevkit --config.data.train_split=VOC2007/trainval
   python benchmarks/pipeline_benchmark.py --config=configs/voc07_lite0.py \
-    --config.data.root=VOCdevkit/VOC2007 --num_images=500
-  ... --config.data.image_size_px="(512, 512)"       # the first bar
-  ... --train_steps=100                              # the second bar
+    --config.data.root=VOCdevkit/VOC2007 --train_steps=100
 
 The yardsticks read and decode, and then resize, pictures of the same split in the same
 order, with nothing of ours. Each line below adds one step of the augmentation to those
@@ -17,8 +17,8 @@ With --train_steps the config's network is trained for so many steps on these ba
 the time that it waits for them is given as a share of the steps. The pipeline fills its
 buffer while the first step is compiled: take many more steps than that lasts.
 
-Bars: 80 images/s at 512 x 512 with the "ssd" augmentation on 2 cores; a wait below 5 % of
-a step with configs/voc07_lite0.py.
+Bars: 80 images/s at 512 x 512 with the "ssd" augmentation on 2 cores, the first command; a
+wait below 5 % of a step with configs/voc07_lite0.py, the second.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ python -m ap_detect.commands.write_tfrecords --config=... --split=... --output_d
 
 The split is read and checked as training reads it, joined from several where its name
 says so, and written with the classes that training on the config has. To train on what
-was written: --config.data.format=tfrecord --config.data.root=<output_dir>, with the names
-of the splits there as data.train_split and data.val_split.
+was written: --config.data.root=<output_dir>, and --config.data.format=auto where the
+config names another format, with the names of the splits there as data.train_split and
+data.val_split.
 """
 
 from __future__ import annotations

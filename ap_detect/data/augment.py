@@ -42,6 +42,9 @@ def zoom_steps(
 ):
   """The steps of an augmentation that keeps the aspect.
 
+  Colour comes last, where there are the fewest pixels; it changes the canvas around the
+  picture too.
+
   Args:
     output_size: (height, width) of the network's input, pixels.
     horizontal_flip: probability of mirroring.
@@ -273,7 +276,7 @@ def warp_window(output_size):
     resized = _resize(
       image,
       tf.cast(resized_size, tf.int32),
-      _integer(example, "interpolation", len(_INTERPOLATIONS)),
+      _integer(example, "kernel", len(_INTERPOLATIONS)),
     )
     boxes = example["boxes"] * tf.tile(resized_size / size, [2]) + tf.tile(first, [2])
     kept = {key: value for key, value in example.items() if key != "window"}
