@@ -225,11 +225,8 @@ def evaluate_run(
   for name, chart in draw_charts(dataset, results, thresholds).items():
     Image.fromarray(chart).save(os.path.join(folder, f"{name}.png"))
   pictures = os.path.join(folder, "pictures")
-  os.makedirs(pictures, exist_ok=True)
-  for record, image in list(zip(dataset.records, found))[: config.eval.num_pictures]:
-    comparison = draw_comparison(record, image, names, thresholds)
-    name = str(record.image_id).replace("/", "_")  # of joined splits, see splits.join
-    Image.fromarray(comparison).save(os.path.join(pictures, f"{name}.png"))
+  shown = list(zip(dataset.records, found))[: config.eval.num_pictures]
+  _write_pictures(pictures, shown, names, thresholds)
   print(f"{table}\n\ncheckpoint   {restored.checkpoint}")
   print(f"metrics      {folder}/metrics.json\ndetections   {folder}/detections.json")
   print(f"charts       {folder}/precision_recall.png, {folder}/confusion.png")
@@ -277,6 +274,15 @@ def _write_detections(folder, results):
   path = os.path.join(folder, "detections.json")
   run_lib.write_json(path, results, indent=None)
   return path
+
+
+def _write_pictures(folder, shown, class_names, thresholds):
+  """Writes `draw_comparison` of (ImageRecord, ImageDetections) pairs."""
+  os.makedirs(folder, exist_ok=True)
+  for record, image in shown:
+    comparison = draw_comparison(record, image, class_names, thresholds)
+    name = str(record.image_id).replace("/", "_")  # of joined splits, see splits.join
+    Image.fromarray(comparison).save(os.path.join(folder, f"{name}.png"))
 
 
 def _coco_results(dataset, found):
