@@ -15,7 +15,7 @@ paper does not name its scales:
 
   python evaluate.py --model_dir=runs/coco_r101 --split=test-dev2017
   python evaluate.py --model_dir=runs/coco_r101 --split=test-dev2017 \
-    --eval.horizontal_flip=True \
+    --output_dir=runs/coco_r101/eval/several_scales --eval.horizontal_flip=True \
     --eval.test_scales="('400/667', '500/833', '600/1000', '700/1167', '800/1333')"
 """
 

@@ -10,7 +10,8 @@ Data: VOCdevkit with VOC2007 (trainval and test) and VOC2012 (trainval).
 
 The paper names no scales for its multi-scale test. With these, and mirrored:
 
-  python evaluate.py --model_dir=runs/voc07_r101 --eval.horizontal_flip=True \
+  python evaluate.py --model_dir=runs/voc07_r101 \
+    --output_dir=runs/voc07_r101/eval/several_scales --eval.horizontal_flip=True \
     --eval.test_scales="('300/500', '400/667', '500/833', '600/1000', '700/1167')"
 """
 
