@@ -81,11 +81,14 @@ class ServingModule(tf.Module):
     )
 
   def _detect(self, images, scale, sizes):
+    batch_size = tf.shape(images)[0]
+    images, scale, sizes = map(_at_least_one, (images, scale, sizes))
     outputs = self._run_network(images)
     found = self._post_process(outputs, sizes * scale[:, tf.newaxis])
     boxes = found.boxes / scale[:, tf.newaxis, tf.newaxis]
     boxes /= tf.tile(sizes, [1, 2])[:, tf.newaxis]
-    return self._keep_confident(boxes, found.scores, found.classes)
+    answer = self._keep_confident(boxes, found.scores, found.classes)
+    return {name: value[:batch_size] for name, value in answer.items()}
 
   def _keep_confident(self, boxes, scores, classes):
     """Moves what reaches its class's threshold to the front, zeros elsewhere."""
@@ -102,6 +105,17 @@ class ServingModule(tf.Module):
       "detection_classes": tf.where(kept, front(classes), 0),
       "num_detections": tf.reduce_sum(tf.cast(kept, tf.int32), axis=1),
     }
+
+
+def _at_least_one(batch):
+  """A batch with an entry of ones where it has none.
+
+  On CPUs for which TensorFlow chooses oneDNN, its fused convolution gives an empty batch
+  the shape of its input, and the next one fails.
+  """
+  missing = tf.maximum(1 - tf.shape(batch)[0], 0)
+  paddings = [[0, missing], *[[0, 0]] * (batch.shape.rank - 1)]
+  return tf.pad(batch, paddings, constant_values=1)
 
 
 def export(
