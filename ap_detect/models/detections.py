@@ -140,27 +140,41 @@ def suppress(
 
 def _best_of_levels(outputs, anchors, level_sizes, candidates_per_level):
   """Best box-class pairs of every level: scores [B, C], boxes [B, C, 4], classes."""
-  num_classes = outputs.class_logits.shape[-1]
   found_logits, found_boxes, found_classes = [], [], []
   start = 0
   for size in level_sizes:
     level = slice(start, start + size)
-    pairs = tf.reshape(outputs.class_logits[:, level], [-1, size * num_classes])
-    count = min(candidates_per_level, size * num_classes)
-    logits, indices = tf.math.top_k(pairs, count)
-    offsets = tf.gather(
-      outputs.box_outputs[:, level], indices // num_classes, batch_dims=1
+    logits, best_anchors, classes = _best_pairs(
+      outputs.class_logits[:, level], size, candidates_per_level
     )
-    level_anchors = tf.gather(anchors[level], indices // num_classes)
+    offsets = tf.gather(outputs.box_outputs[:, level], best_anchors, batch_dims=1)
+    level_anchors = tf.gather(anchors[level], best_anchors)
     found_logits.append(logits)
     found_boxes.append(box_ops.decode(offsets, level_anchors))
-    found_classes.append(indices % num_classes + 1)
+    found_classes.append(classes)
     start += size
   return (
     tf.sigmoid(tf.concat(found_logits, axis=1)),
     tf.concat(found_boxes, axis=1),
     tf.concat(found_classes, axis=1),
   )
+
+
+def _best_pairs(class_logits, size, num_pairs):
+  """Logits, anchors and classes, [B, C] each, of a level's best pairs; `size` anchors.
+
+  The best C pairs are pairs of the C anchors whose best class scores highest, so that
+  the sort over all classes sees only these. In the anchors' order, for then ties fall as
+  among all pairs: to the lower index.
+  """
+  num_classes, num_anchors = class_logits.shape[-1], min(num_pairs, size)
+  best = tf.math.top_k(tf.reduce_max(class_logits, axis=-1), num_anchors)
+  anchors = tf.sort(best.indices)
+  pairs = tf.gather(class_logits, anchors, batch_dims=1)
+  pairs = tf.reshape(pairs, [-1, num_anchors * num_classes])
+  logits, indices = tf.math.top_k(pairs, min(num_pairs, size * num_classes))
+  anchors = tf.gather(anchors, indices // num_classes, batch_dims=1)
+  return logits, anchors, indices % num_classes + 1
 
 
 def _suppress(

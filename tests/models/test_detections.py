@@ -82,6 +82,21 @@ def test_detections_equal_the_oracle(seed, options):
     assert (np.diff(found.scores[image]) <= 0).all()
 
 
+@pytest.mark.parametrize("num_pairs", [1, 7, 40, 119, 120, 500])
+@pytest.mark.parametrize("num_values", [1, 3, 1000])
+def test_best_pairs_are_those_of_a_sort_of_all(num_pairs, num_values):
+  """Ties too: 40 anchors of 3 classes with few different logits."""
+  rng = np.random.default_rng(num_values)
+  logits = rng.integers(0, num_values, [5, 40, 3]).astype(np.float32)
+  found = detections._best_pairs(tf.constant(logits), 40, num_pairs)
+  expected = np.argsort(-logits.reshape(5, -1), axis=1, kind="stable")[:, :num_pairs]
+  np.testing.assert_array_equal(found[1], expected // 3)
+  np.testing.assert_array_equal(found[2], expected % 3 + 1)
+  np.testing.assert_array_equal(
+    found[0], np.take_along_axis(logits.reshape(5, -1), expected, axis=1)
+  )
+
+
 def test_hand_case_of_suppression():
   # Box 2 has IoU 90 / 110 with box 1, of higher score, and goes; box 3 has 50 / 150
   # with both and stays.
