@@ -310,6 +310,15 @@ def field_names() -> list[str]:
   ]
 
 
+def _values(config: Config) -> dict[str, Any]:
+  """{"section.field": value} of all fields."""
+  return {
+    f"{section}.{field}": value
+    for section, fields in dataclasses.asdict(config).items()
+    for field, value in fields.items()
+  }
+
+
 def unknown_field(name: str) -> str:
   """Message for a field that does not exist."""
   valid = field_names()
@@ -447,11 +456,7 @@ def _faults(config: Config) -> list[str]:
       f"eval.score_threshold must lie in [0, 1), got {evaluation.score_threshold}",
     ),
   ]
-  values = {
-    name: getattr(getattr(config, section), field)
-    for name in field_names()
-    for section, field in [name.split(".")]
-  }
+  values = _values(config)
   checks += [
     (values[name] > 0, f"{name} must be positive, got {values[name]}")
     for name in _POSITIVE
@@ -496,13 +501,9 @@ def differences(saved: Config, current: Config) -> list[str]:
     *("data.root", "data.check_images", "data.service_address"),
     "train.keep_checkpoints",
   }
-  found = []
-  for name in field_names():
-    section, field = name.split(".")
-    if section == "eval" or name in free:
-      continue
-    before = getattr(getattr(saved, section), field)
-    after = getattr(getattr(current, section), field)
-    if before != after:
-      found.append(f"{name}: {before!r} -> {after!r}")
-  return found
+  before, after = _values(saved), _values(current)
+  return [
+    f"{name}: {before[name]!r} -> {after[name]!r}"
+    for name in before
+    if not (name.startswith("eval.") or name in free) and before[name] != after[name]
+  ]
