@@ -9,6 +9,11 @@ import tensorflow as tf
 from ap_detect import boxes as box_ops
 from ap_detect.losses.labels import BACKGROUND, IGNORED
 
+# IoUs that differ by less than this share of the larger one count as equal. XLA, another
+# compiler or another device rounds an IoU differently by about 1e-7 of it; anchors of a
+# regular grid tie for an object often, and no rounding may decide between them.
+TIE_TOLERANCE = 1e-5
+
 
 class Targets(NamedTuple):
   """What the network is to answer.
@@ -44,6 +49,11 @@ def match_anchors(
   (authors' release). A background anchor is ignored where a crowd or difficult object
   covers at least the share `negative_iou` of the anchor's area.
 
+  All comparisons allow for TIE_TOLERANCE, so that compiled and uncompiled functions,
+  CPUs and GPUs assign the same: an anchor ties for an object's best IoU where it comes
+  within 1e-5 of it, relatively, and of several objects that tie for an anchor it takes
+  the first.
+
   Args:
     anchors: [A, 4] float32, yxyx, pixels.
     boxes: [B, G, 4] float32, yxyx, pixels; padding where classes is 0.
@@ -61,11 +71,11 @@ def match_anchors(
   is_object = (classes > 0) & ~ignored
   iou = tf.where(is_object[..., tf.newaxis], box_ops.iou(boxes, anchors), 0.0)
   best_iou = tf.reduce_max(iou, axis=1)
-  matched = tf.argmax(iou, axis=1, output_type=tf.int32)
-  is_positive = best_iou >= positive_iou
+  matched = _first(iou >= _almost(best_iou)[:, tf.newaxis])
+  is_positive = best_iou >= _almost(positive_iou)
   if force_match:
     is_positive |= _is_best_of_some_object(iou)
-  is_between = best_iou >= negative_iou
+  is_between = best_iou >= _almost(negative_iou)
   is_crowd = (classes > 0) & ignored
   is_ignored = is_between | _is_covered(anchors, boxes, is_crowd, negative_iou)
   labels = tf.where(
@@ -86,14 +96,28 @@ def _with_padding(boxes, classes, ignored):
   return tf.pad(boxes, [*one, [0, 0]]), tf.pad(classes, one), tf.pad(ignored, one)
 
 
+def _almost(iou):
+  """What an IoU must reach to count as being at least `iou`."""
+  return iou * (1.0 - TIE_TOLERANCE)
+
+
+def _first(holds):
+  """Index of the first object [B, G, A] for which it holds; [B, A] int32."""
+  # tf.argmax does not promise the first of several.
+  num_objects = tf.shape(holds)[1]
+  index = tf.range(num_objects)[tf.newaxis, :, tf.newaxis]
+  return tf.reduce_min(tf.where(holds, index, num_objects), axis=1)
+
+
 def _is_best_of_some_object(iou):
   best_of_object = tf.reduce_max(iou, axis=2, keepdims=True)
-  return tf.reduce_any((iou == best_of_object) & (iou > 0), axis=1)
+  return tf.reduce_any((iou >= _almost(best_of_object)) & (iou > 0), axis=1)
 
 
 def _is_covered(anchors, boxes, is_crowd, share):
   # Not as a quotient, which graph mode rounds differently from eager mode.
-  covers = box_ops.intersection(boxes, anchors) >= share * box_ops.area(anchors)
+  shared = box_ops.intersection(boxes, anchors)
+  covers = shared >= _almost(share) * box_ops.area(anchors)
   return tf.reduce_any(covers & is_crowd[..., tf.newaxis], axis=1)
 
 

@@ -12,6 +12,12 @@ from ap_detect.losses.labels import BACKGROUND, IGNORED
 
 seeds = st.integers(0, 2**32 - 1)
 
+MODES = {
+  "eager": lambda function: function,
+  "graph": tf.function,
+  "xla": lambda function: tf.function(function, jit_compile=True),
+}
+
 
 def match(anchors, boxes, classes, ignored=None, **options):
   """Matching of one image; NumPy (labels, box targets, unmatched objects)."""
@@ -46,6 +52,16 @@ def random_case(seed, num_images=2, num_anchors=24, num_objects=4):
   return boxes(num_anchors), boxes(num_images, num_objects), classes, ignored
 
 
+def real_boxes(rng, num_images, num_objects, size=256):
+  """Boxes of 4 px to the whole image, all sizes alike, cut to the image; float32."""
+  shape = (num_images, num_objects, 2)
+  side = np.exp(rng.uniform(np.log(4), np.log(size), shape))
+  center = rng.uniform(0, size, shape)
+  low = np.clip(center - side / 2, 0, size - 2)
+  high = np.clip(center + side / 2, low + 2, size)
+  return np.concatenate([low, high], -1).astype(np.float32)
+
+
 def test_hand_case_of_the_thresholds():
   # IoU with the object, 100 px^2: 1, 50/100 (positive from 0.5), 40/100 (background
   # below 0.4), 39/100, 0.
@@ -75,6 +91,84 @@ def test_force_match_takes_every_anchor_that_ties():
   assert labels.tolist() == [BACKGROUND] * 3
   np.testing.assert_array_equal(targets, np.zeros((3, 4)))
   assert unmatched == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_small_object_takes_every_anchor_that_contains_it(mode):
+  # An anchor around the object has the IoU of their areas, so all of the smallest area,
+  # 32^2, tie: those with |center - anchor's center| <= (anchor's side - side) / 2, whose
+  # centres, 8 i + 4, are
+  #   32 x 32: y in [94.6, 116.3], 3 of them, x in [55.4, 77.7], 3;
+  #   22.63 x 45.25: y in [99.3, 111.6], 2, x in [48.8, 84.3], 5;
+  #   45.25 x 22.63: y in [88.0, 122.9], 4, x in [60.1, 73.0], 1.
+  anchors = anchor_ops.generate_anchors((256, 256))
+  box = np.array([[[100.3, 61.7, 110.6, 71.4]]], np.float32)
+  targets = MODES[mode](matching.match_anchors)(
+    tf.constant(anchors), tf.constant(box), tf.constant([[1]]), tf.constant([[False]])
+  )
+  positive = anchors[targets.labels[0].numpy() == 1]
+  heights = positive[:, 2] - positive[:, 0]
+  counts = [np.isclose(heights, side, atol=0.01).sum() for side in (32, 22.63, 45.25)]
+  assert counts == [3 * 3, 2 * 5, 4 * 1]
+  assert len(positive) == 9 + 10 + 4
+  assert (positive[:, :2] <= box[0, 0, :2]).all()
+  assert (positive[:, 2:] >= box[0, 0, 2:]).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_comparisons_allow_for_a_share_of_a_hundred_thousandth(mode):
+  # IoU or coverage: height of the object / 100. Half the tolerance short of what is
+  # asked, an anchor has it; twice the tolerance short, it has not.
+  run = MODES[mode](matching.match_anchors)
+
+  def label(heights, ignored=False):
+    boxes = [[[0, 0, height, 100] for height in heights]]
+    classes = [list(range(1, len(heights) + 1))]
+    return run(
+      tf.constant([[0.0, 0.0, 100.0, 100.0]]),
+      tf.constant(boxes, tf.float32),
+      tf.constant(classes),
+      tf.fill([1, len(heights)], ignored),
+      force_match=False,
+    ).labels.numpy()[0, 0]
+
+  within, beyond = 1 - 0.5e-5, 1 - 2e-5
+  assert [label([50 * share]) for share in (within, beyond)] == [1, IGNORED]
+  assert [label([40 * share]) for share in (within, beyond)] == [IGNORED, BACKGROUND]
+  assert [label([40 * share], True) for share in (within, beyond)] == [
+    IGNORED,
+    BACKGROUND,
+  ]
+  # Of two objects the first where they tie, else the one of larger IoU.
+  assert [label([60 * share, 60]) for share in (within, beyond)] == [1, 2]
+  assert [label([60, 60 * share]) for share in (within, beyond)] == [1, 1]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_anchor_takes_the_first_of_objects_that_tie_up_to_rounding(mode):
+  # Moved up or down by the same 3.3 px, a copy of the anchor has the same IoU with it,
+  # but for rounding.
+  anchors = anchor_ops.generate_anchors((128, 128), levels=(3,), aspect_ratios=(0.5,))
+  inside = (anchors.min(axis=1) > 4) & (anchors.max(axis=1) < 124)
+  anchors = anchors[inside]
+  assert len(anchors) > 100
+  moved = np.float32([3.3, 0, 3.3, 0])
+  run = MODES[mode](matching.match_anchors)
+  for signs in ((1, -1), (-1, 1)):
+    # Every anchor by itself, as an image of one anchor and two objects.
+    for anchor in anchors[::12]:
+      boxes = np.stack([anchor + sign * moved for sign in signs])
+      targets = run(
+        tf.constant(anchor[np.newaxis]),
+        tf.constant(boxes[np.newaxis]),
+        tf.constant([[1, 2]]),
+        tf.constant([[False, False]]),
+      )
+      assert targets.labels.numpy().tolist() == [[1]]
+      # 3.3 px of the height 32 sqrt(0.5) or 32, over the variance 0.1
+      expected = signs[0] * 3.3 / (anchor[2] - anchor[0]) / 0.1
+      np.testing.assert_allclose(targets.box_targets[0, 0, 0], expected, rtol=1e-4)
+      assert int(targets.num_unmatched_objects) == 1
 
 
 def test_a_forced_anchor_keeps_the_object_it_overlaps_most():
@@ -187,6 +281,26 @@ def test_matching_equals_the_oracle_on_real_anchors():
   assert unmatched == expected[2]
 
 
+def test_matching_equals_the_oracle_on_real_valued_boxes():
+  anchors = anchor_ops.generate_anchors((128, 128))
+  rng = np.random.default_rng(2)
+  boxes = real_boxes(rng, 75, 4, size=128)
+  classes = rng.integers(1, 6, (75, 4)).astype(np.int32)
+  ignored = rng.random((75, 4)) < 0.15
+  targets = matching.match_anchors(
+    anchors, tf.constant(boxes), tf.constant(classes), tf.constant(ignored)
+  )
+  unmatched = 0
+  for image in range(75):
+    labels, box_targets, alone = oracle.match_image(
+      anchors.tolist(), boxes[image].tolist(), classes[image], ignored[image]
+    )
+    np.testing.assert_array_equal(targets.labels[image], labels)
+    np.testing.assert_allclose(targets.box_targets[image], box_targets, atol=1e-3)
+    unmatched += alone
+  assert int(targets.num_unmatched_objects) == unmatched
+
+
 @settings(max_examples=30, deadline=None)
 @given(seeds)
 def test_padding_has_no_influence(seed):
@@ -246,6 +360,36 @@ def test_eager_equals_graph_and_xla(jit_compile):
   np.testing.assert_array_equal(compiled.labels, eager.labels)
   np.testing.assert_allclose(compiled.box_targets, eager.box_targets, atol=1e-5)
   assert int(compiled.num_unmatched_objects) == int(eager.num_unmatched_objects)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (3, 5), (8, 20), (2, 40), (16, 10)])
+@pytest.mark.parametrize(
+  "setting", [{}, {"base_scale": 2.0, "octave_scales": (1, 2 ** (1 / 3), 2 ** (2 / 3))}]
+)
+def test_compiled_matching_assigns_what_uncompiled_matching_does(setting, shape):
+  # Anchors of a grid tie for a real-valued box but for rounding, which is the
+  # compiler's. About 5,000 objects in all.
+  anchors = tf.constant(anchor_ops.generate_anchors((256, 256), **setting))
+  rng = np.random.default_rng(shape)
+  run = {mode: wrap(matching.match_anchors) for mode, wrap in MODES.items()}
+  num_positives = 0
+  for _ in range(min(60, 480 // (shape[0] * shape[1]))):
+    arguments = (
+      anchors,
+      tf.constant(real_boxes(rng, *shape)),
+      tf.constant(rng.integers(0, 5, shape), tf.int32),
+      tf.constant(rng.random(shape) < 0.1),
+    )
+    eager = run["eager"](*arguments)
+    num_positives += (eager.labels.numpy() > 0).sum()
+    for mode in ("graph", "xla"):
+      found = run[mode](*arguments)
+      np.testing.assert_array_equal(found.labels, eager.labels, mode)
+      np.testing.assert_allclose(
+        found.box_targets, eager.box_targets, atol=1e-4, err_msg=mode
+      )
+      assert int(found.num_unmatched_objects) == int(eager.num_unmatched_objects), mode
+  assert num_positives > 100
 
 
 def test_dynamic_numbers_of_images_and_objects():

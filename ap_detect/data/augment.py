@@ -13,6 +13,8 @@ the picture is resampled once. Colours are changed in between, on the pixels tha
 
 from __future__ import annotations
 
+import hashlib
+
 import tensorflow as tf
 
 from ap_detect import boxes as box_ops
@@ -381,6 +383,15 @@ def _uniform(example, name, value_range=(0.0, 1.0), shape=()):
 
 
 def _seed(example, name):
-  # The name's last four letters tell all the names here apart.
-  key = int.from_bytes(name.encode()[-4:], "little") % 2**31
-  return tf.random.experimental.stateless_fold_in(example["seed"], key)
+  return tf.random.experimental.stateless_fold_in(example["seed"], stream_key(name))
+
+
+def stream_key(name):
+  """Key of the random stream of a draw, by its whole name; int below 2^31.
+
+  Example:
+    >>> stream_key("brightness") == stream_key("sharpness")
+    False
+  """
+  digest = hashlib.sha256(name.encode()).digest()
+  return int.from_bytes(digest[:4], "little") % 2**31

@@ -11,6 +11,8 @@ from typing import Callable, NamedTuple
 import h5py
 import tensorflow as tf
 
+from ap_detect.models import drop_connect
+
 # Subtracted from BGR by the original (Caffe) ResNet; tf.keras.applications' "caffe" mode.
 RESNET_MEAN_BGR = (103.939, 116.779, 123.68)
 
@@ -194,6 +196,7 @@ def _build_efficientnet_lite0(images, weights):
     include_rescaling=False,
     input_tensor=images,
   )
+  network = drop_connect.replace_dropout(network)
   _load_weights(network, weights)
   return network
 
