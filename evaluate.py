@@ -9,16 +9,19 @@ SPLIT = flags.DEFINE_string(
   "split", "", "Split to evaluate; by default the one the run validates on."
 )
 CHECKPOINT = command_line.define_checkpoint()
-DATA_ROOT = flags.DEFINE_string(
+REPLICAS = command_line.define_replicas()
+DATA_ROOT = command_line.define_path(
   "data_root", "", "Folder of the data, where it is not the one the run was trained on."
 )
-OUTPUT_DIR = flags.DEFINE_string(
+OUTPUT_DIR = command_line.define_path(
   "output_dir", "", "Folder to write into; by default <model_dir>/eval/<split>."
 )
 EVAL = command_line.define_eval_overrides()
 
 
 def main(_):
+  command_line.load_tensorflow()
+  from ap_detect.runs import replicas
   from ap_detect.training import evaluation
 
   evaluation.evaluate_run(
@@ -28,6 +31,7 @@ def main(_):
     data_root=DATA_ROOT.value,
     output_dir=OUTPUT_DIR.value,
     eval_overrides=EVAL(),
+    strategy=replicas.make_strategy(REPLICAS.value),
   )
 
 

@@ -1,4 +1,4 @@
-"""Charts as pictures: precision-recall curves, confusion of classes, histograms."""
+"""Charts as pictures: precision over recall, confusion, histograms, and a training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ import numpy as np
 
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
+
+# Places on the x axis, and as many values.
+Curve = tuple[Sequence[float], Sequence[float]]
 
 _PIXELS_PER_INCH = 100
 _FONT_POINTS = 8.0
@@ -220,3 +223,69 @@ def histogram_picture(
   for text in legend.get_texts():
     text.set_parse_math(False)
   return _pixels(figure)
+
+
+def training_picture(
+  losses: Mapping[str, Curve],
+  learning_rate: Curve,
+  validations: Mapping[str, Curve],
+  title: str = "Training, and metrics on the validation split",
+) -> np.ndarray:
+  """Losses, learning rate and validation metrics over epochs, below each other.
+
+  Args:
+    losses: name -> (epochs [N], values [N]).
+    learning_rate: (epochs [N], values [N]).
+    validations: metric -> (epochs [M], values [M]); a value may be None.
+    title: above all panels.
+
+  Returns:
+    [H, W, 3] uint8 RGB. What is empty is an empty panel.
+  """
+  width, height = 7.2, 7.4
+  figure = _new_figure(width, height, title)
+  heights = {"loss": 2.9, "learning rate": 1.0, "validation": 2.0}
+  top, panels = height - 0.45, {}
+  for name, panel_height in heights.items():
+    place = (0.11, (top - panel_height) / height, 0.86, panel_height / height)
+    panels[name] = figure.add_axes(place, sharex=panels.get("loss"))
+    panels[name].set_ylabel(name, fontsize=_FONT_POINTS)
+    panels[name].yaxis.set_label_coords(-0.095, 0.5)
+    panels[name].tick_params(labelsize=_FONT_POINTS, labelbottom=name == "validation")
+    panels[name].grid(color="0.88", linewidth=0.6)
+    top -= panel_height + 0.2
+  for i, (name, (epochs, values)) in enumerate(losses.items()):
+    # Losses of single batches scatter; a mean over neighbours shows where they go.
+    panels["loss"].plot(*_thinned(epochs, values), color=f"C{i}", alpha=0.3, lw=0.7)
+    panels["loss"].plot(*_smoothed(epochs, values), color=f"C{i}", lw=1.4, label=name)
+  panels["learning rate"].plot(*_thinned(*learning_rate), color="0.35", lw=1.2)
+  for i, (name, (epochs, values)) in enumerate(validations.items()):
+    values = np.array(values, np.float64)  # None becomes NaN, which is not drawn
+    panels["validation"].plot(
+      epochs, values, color=f"C{i}", marker="o", ms=3.5, lw=1.2, label=name
+    )
+  panels["learning rate"].set_ylim(bottom=0)
+  panels["validation"].set_ylim(bottom=0)
+  panels["validation"].set_xlim(left=0)
+  panels["validation"].set_xlabel("epochs", fontsize=_FONT_POINTS)
+  for name in ("loss", "validation"):
+    if panels[name].lines:
+      panels[name].legend(fontsize=_FONT_POINTS, frameon=False)
+  return _pixels(figure)
+
+
+def _thinned(epochs, values):
+  """Every so manieth point, of more than a panel can show."""
+  step = 1 + len(epochs) // _MOST_POINTS
+  return epochs[::step], values[::step]
+
+
+def _smoothed(epochs, values):
+  """Means of up to 100 groups of neighbours, at the middle of each."""
+  groups = min(100, max(1, len(epochs) // 3))
+  if not len(epochs):
+    return epochs, values
+  return tuple(
+    [np.mean(part) for part in np.array_split(each, groups)]
+    for each in (epochs, values)
+  )

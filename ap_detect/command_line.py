@@ -1,24 +1,33 @@
-"""The command line of the scripts and commands: their flags, and errors without traces."""
+"""The command line of the scripts and commands: flags, help, errors without traces."""
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import os
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ap_detect import config
+from ap_detect import config, config_rules, errors, logs
+
+# Flags belong to the script that calls the functions below.
+flags.disclaim_key_flags()
+
+HELP = ("-h", "--h", "-help", "--help", "-?", "--?", "--helpshort")
 
 
 def define_config(default_path: str):
   """Defines --config=<file> with --config.<section>.<field>=<value> overrides."""
-  # Now, for the definition reads the command line, and a KeyError is all that it says.
+  meaning = "Config file; override a field by --config.<section>.<field>=<value>."
+  if _asks_for_help():
+    return flags.DEFINE_string("config", default_path, meaning)
   _refuse_unknown_fields(sys.argv)
-  return config_flags.DEFINE_config_file(
-    "config", default_path, "Config file; override a field by --config.<field>=<value>."
-  )
+  return config_flags.DEFINE_config_file("config", default_path, meaning)
 
 
 def define_eval_overrides():
@@ -27,11 +36,13 @@ def define_eval_overrides():
   Returns:
     Function of no arguments: dict of the fields that were given and their values.
   """
+  meaning = "Override a field of the run's eval section by --eval.<field>=<value>."
+  if _asks_for_help():
+    flags.DEFINE_string("eval", None, meaning)
+    return dict
   _refuse_unknown_fields(sys.argv)
   holder = config_flags.DEFINE_config_dict(
-    "eval",
-    config.default_config().eval,
-    "Override a field of the run's eval section by --eval.<field>=<value>.",
+    "eval", config.default_config().eval, meaning
   )
 
   def given():
@@ -41,15 +52,39 @@ def define_eval_overrides():
   return given
 
 
+def define_path(name: str, default: str | None, meaning: str, *, required=False):
+  """Defines a flag that is a local path; ~ is the user's home folder.
+
+  Args:
+    name: of the flag.
+    default: value where it is not given; None where it is required.
+    meaning: for people; sentences.
+    required: whether it must be given.
+  """
+  return flags.DEFINE(_PathParser(), name, default, meaning, required=required)
+
+
 def define_model_dir():
   """Defines --model_dir, with the demo's folder as its default."""
-  return flags.DEFINE_string("model_dir", "runs/shapes", "Folder of the run.")
+  return define_path("model_dir", "runs/shapes", "Folder of the run.")
 
 
 def define_checkpoint():
   """Defines --checkpoint, as `training.run.restore` takes it."""
-  return flags.DEFINE_string(
+  return define_path(
     "checkpoint", "", "Path of a checkpoint, or 'latest'; by default the best."
+  )
+
+
+def define_replicas():
+  """Defines --replicas: on how many devices the network is replicated."""
+  return flags.DEFINE_integer(
+    "replicas",
+    0,
+    "Number of replicas of the network. 0: one on every GPU, or one on the CPU where "
+    "there is no GPU. n: one on each of the first n GPUs, or on each of n logical CPU "
+    "devices where there is no GPU.",
+    lower_bound=0,
   )
 
 
@@ -65,11 +100,26 @@ def define_score_threshold():
   )
 
 
-def run(main, *, takes_arguments=False) -> None:
-  """absl's app.run, with errors that a user can act on.
+def load_tensorflow() -> None:
+  """Imports TensorFlow, without a word unless --verbosity=1.
 
-  A wrong override lists the fields there are. Faults in what the user gave (ValueError,
-  OSError) are printed without a traceback, unless --verbosity=1.
+  Commands that import it at their head call this first, after the definition of their
+  flags: where the command line asks for help, that is answered before, and Ctrl-C ends
+  what follows without a traceback.
+  """
+  sys.excepthook = _excepthook
+  _answer_help()
+  logs.set_up(_asked_verbosity())
+  logs.load_tensorflow()
+
+
+def run(main, *, takes_arguments=False) -> None:
+  """absl's app.run, with help and errors that a user can act on.
+
+  A wrong override lists the fields there are. Errors that are no faults of ours, see
+  errors.is_for_the_user, are printed without a traceback, unless --verbosity=1, and the
+  status is 1. After Ctrl-C it is 130, and 141 where nobody reads the output any more, as
+  a shell has it.
 
   Args:
     main: function of argv.
@@ -79,29 +129,207 @@ def run(main, *, takes_arguments=False) -> None:
   def guarded_main(argv: Sequence[str]):
     if len(argv) > 1 and not takes_arguments:
       sys.exit(f"error: unexpected argument {argv[1]!r}; flags are --name=value")
+    logs.set_up(flags.FLAGS.verbosity)
     try:
-      return main(argv)
-    except KeyboardInterrupt:
-      sys.exit(130)
-    except (ValueError, OSError) as error:
+      main(argv)
+      sys.stdout.flush()
+    except BrokenPipeError:
+      # What is still buffered would meet the same error when Python ends.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(141)
+    except (Exception, KeyboardInterrupt) as error:
+      if _is_interruption(error):
+        sys.exit(130)
+      if not errors.is_for_the_user(error):
+        raise
       logging.debug("where it was raised:", exc_info=True)
-      sys.exit(f"error: {error}")
+      sys.exit(f"error: {errors.describe(error)}")
 
+  sys.excepthook = _excepthook
+  _answer_help()
   app.run(guarded_main, flags_parser=_parse_flags)
 
 
+def local_path(text: str) -> str:
+  """A path that was given, with ~ replaced by the user's home folder.
+
+  Raises:
+    ValueError: it is the address of something remote.
+  """
+  path = config_rules.local_path.normalize(text)
+  if not config_rules.local_path.accepts(path):
+    raise ValueError(f"must {config_rules.local_path.requirement}")
+  return path
+
+
+class _PathParser(flags.ArgumentParser):
+  """Of local paths, by the rule of the config's paths."""
+
+  def parse(self, argument):
+    return local_path(argument)
+
+  def flag_type(self):
+    return "path"
+
+
+def _excepthook(kind, error, trace):
+  """Of what is raised outside of a main function, as while TensorFlow loads."""
+  if _is_interruption(error):
+    sys.exit(130)
+  sys.__excepthook__(kind, error, trace)
+
+
+def _is_interruption(error):
+  """Whether it is Ctrl-C, or what an import has made of that."""
+  while error is not None and not isinstance(error, KeyboardInterrupt):
+    error = error.__cause__ or error.__context__
+  return error is not None
+
+
+def _answer_help():
+  """Where the command line asks for help, prints it and ends with status 0."""
+  if not _asks_for_help():
+    return
+  # Of `--help | head`, which reads no more than it shows.
+  with contextlib.suppress(BrokenPipeError):
+    print(_help_text(), flush=True)
+  sys.exit(0)
+
+
+def _asks_for_help():
+  arguments = sys.argv[1:]
+  if "--" in arguments:
+    arguments = arguments[: arguments.index("--")]
+  return any(argument in HELP for argument in arguments)
+
+
+def _asked_verbosity():
+  """Value of --verbosity, before flags are parsed; 0 for none that is valid."""
+  found = re.findall(r" --?(?:verbosity|v)[= ](-?\d+)(?= )", f" {' '.join(sys.argv)} ")
+  return int(found[-1]) if found else 0
+
+
 def _refuse_unknown_fields(argv):
+  """Before ml_collections, which says of them no more than a KeyError."""
   for argument in argv[1:]:
-    found = re.match(r"--?(?:no)?(config\.|(?=eval\.))([^=]*)", argument)
-    if found and found[2] not in config.field_names():
-      sys.exit(f"error: {config.unknown_field(found[2])}")
+    name = re.match(r"--?(?:no)?(?:config\.|(?=eval\.))([^=]*)", argument)
+    if name and name[1] not in config.field_names():
+      sys.exit(f"error: {config.unknown_field(name[1])}")
+
+
+def _help_text():
+  """What the script does, its flags, and the config's fields that it takes."""
+  items = [
+    _help_item(f"--{flag.name}", _default_text(flag), flag.help)
+    for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    if flag.name != "eval"
+  ]
+  blocks = [_wrap(sys.modules["__main__"].__doc__ or ""), "\n".join(items)]
+  if "config" in flags.FLAGS:
+    blocks.append(
+      _wrap("Config fields. A default applies where the config file sets no value.")
+    )
+    blocks += [_section_help(section, "--config.") for section in config.SECTIONS]
+  if "eval" in flags.FLAGS:
+    blocks.append(
+      _wrap("Config fields. A field that is not given keeps its value in the run.")
+    )
+    blocks.append(_section_help("eval", "--"))
+  return "\n\n".join(filter(None, blocks))
+
+
+def _section_help(section, prefix):
+  title = f"{prefix}{section}: {config.SECTIONS[section].__doc__}"
+  items = [
+    _help_item(
+      f"{prefix}{item.name}",
+      f"{item.type_name}, default {item.default!r}",
+      item.meaning,
+    )
+    for item in config.describe(section)
+  ]
+  return "\n".join([_wrap(title), *items])
+
+
+def _default_text(flag):
+  if flag.default is None:
+    is_required = not all(validator.checker(None) for validator in flag.validators)
+    return "required" if is_required else "optional"
+  return f"default {flag.default!r}"
+
+
+def _help_item(name, default, meaning):
+  return f"{_wrap(f'{name} ({default})', '  ')}\n{_wrap(meaning, '      ')}"
+
+
+def _wrap(text, indent=""):
+  """Lines of 80 columns at most; paragraphs stay apart."""
+  return "\n\n".join(
+    textwrap.fill(
+      " ".join(paragraph.split()),
+      80,
+      initial_indent=indent,
+      subsequent_indent=indent,
+      break_long_words=False,
+      break_on_hyphens=False,
+    )
+    for paragraph in text.strip().split("\n\n")
+  )
 
 
 def _parse_flags(argv):
   try:
-    return flags.FLAGS(_without_overruled(argv))
+    return flags.FLAGS(_without_overruled(_spelled_out(argv)))
   except (flags.Error, TypeError, AttributeError, KeyError, OSError) as error:
-    sys.exit(f"error: {error}")
+    sys.exit(f"error: {errors.describe(error)}")
+
+
+def _spelled_out(argv):
+  """Arguments with what ml_collections does not do: ~ in --config, lists of names."""
+  spelled_out: list[str] = []
+  for argument in argv:
+    name, equals, value = argument.partition("=")
+    if not equals and spelled_out and _is_list_of_names(spelled_out[-1]):
+      # --config.data.class_names cat,dog
+      spelled_out[-1] += f"={_names_literal(spelled_out[-1], argument)}"
+    elif equals and name in ("-config", "--config"):
+      spelled_out.append(f"{name}={_config_path(value)}")
+    elif equals and _is_list_of_names(name):
+      spelled_out.append(f"{name}={_names_literal(name, value)}")
+    else:
+      spelled_out.append(argument)
+  return spelled_out
+
+
+def _config_path(value):
+  try:
+    return _PathParser().parse(value)
+  except ValueError as error:
+    raise flags.Error(f"flag --config={value}: {error}") from error
+
+
+def _is_list_of_names(argument):
+  found = re.fullmatch(r"--?(?:config\.)?(\w+)\.(\w+)", argument)
+  return (
+    found
+    and found[1] in config.SECTIONS
+    and config_rules.is_tuple_of_str(config.SECTIONS[found[1]], found[2])
+  )
+
+
+def _names_literal(flag, value):
+  """cat,dog as ('cat', 'dog'), which ml_collections takes for one name."""
+  try:
+    ast.literal_eval(value)
+    return value
+  except (SyntaxError, ValueError):
+    pass
+  if re.search(r"""[()\[\]'"]""", value):
+    sys.exit(
+      f"error: {flag}={value} is no list of names; write {flag}=cat,dog or, where a "
+      f"name has commas, brackets or quotes, {flag}=\"('cat', 'dog')\""
+    )
+  return repr(tuple(name.strip() for name in value.split(",") if name.strip()))
 
 
 def _without_overruled(argv):

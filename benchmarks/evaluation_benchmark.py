@@ -29,14 +29,16 @@ def main(_):
 
   from ap_detect import config as config_lib
   from ap_detect.data import pipeline
-  from ap_detect.training import evaluation, run, views
+  from ap_detect.runs import data as data_lib
+  from ap_detect.runs import model as model_lib
+  from ap_detect.training import evaluation, views
 
-  restored = run.restore(_MODEL_DIR.value)
+  restored = model_lib.restore(_MODEL_DIR.value)
   values = dataclasses.asdict(restored.config)
   values["eval"].update(_EVAL())
   config = config_lib.resolve(values)
   split = _SPLIT.value or config.data.val_split
-  records = run.open_split(config, split, restored.classes.names).records
+  records = data_lib.open_split(config, split, restored.classes.names).records
   records = records[: _IMAGES.value]
   groups = views.group_by_views(records, config)
   evaluator = evaluation.Evaluator(restored.network, config, restored.strategy)

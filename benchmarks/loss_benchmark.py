@@ -253,7 +253,8 @@ def main(argv):
   if _NAMES.value:
     _table()
   if _STEP.value:
-    import tensorflow as tf
+    import ap_detect  # noqa: F401  selects Keras 2 before TensorFlow loads
+    import tensorflow as tf  # isort: skip
 
     with tf.device(f"/{_DEVICE.value}:0"):
       print_step_share(_STEP.value)
@@ -302,19 +303,19 @@ def print_step_share(config_path):
 def _step_seconds(config):
   """(median seconds of a training step, of its loss alone)."""
   import tensorflow as tf
+  import training_step
 
   from ap_detect import matching
-  from ap_detect.training import detector, run
+  from ap_detect.runs import model as model_lib
 
   classes = 20
-  network = run.build_network(config, classes, pretrained=False)
-  anchors = run.make_anchors(config)
-  model = detector.Detector(network, anchors, model=config.model, train=config.train)
-  model.compile(optimizer=tf.keras.optimizers.SGD(1e-6))
-  batch = _noise(config, classes)
+  strategy = tf.distribute.MirroredStrategy([f"{_DEVICE.value}:0"])
+  step = training_step.make_step(config, classes, strategy)
+  batch = training_step.noise(config, classes)
+  batches = training_step.distribute(strategy, batch)
   function = _function(config.train.classification_loss)
   labels = matching.match_anchors(
-    tf.constant(anchors),
+    model_lib.make_anchors(config),
     batch["boxes"],
     batch["classes"],
     batch["ignored"],
@@ -323,33 +324,14 @@ def _step_seconds(config):
     force_match=config.model.force_match,
   ).labels
   logits = tf.random.stateless_normal([*labels.shape, classes], [0, 1]) - 4.6
-  train_step = tf.function(model.train_step)
   steps, alone = [], []
   for _ in range(_REPEATS.value + 1):
     begin = time.perf_counter()
-    train_step(batch)["total_loss"].numpy()
+    step(next(batches))
     steps.append(time.perf_counter() - begin)
     alone.append(_seconds(function, logits, labels))
   # The first round compiles.
   return sorted(steps[1:])[_REPEATS.value // 2], sorted(alone[1:])[_REPEATS.value // 2]
-
-
-def _noise(config, classes):
-  import tensorflow as tf
-
-  size, images = config.data.image_size_px, config.train.batch_size
-  corner = tf.random.stateless_uniform([images, 8, 2], [0, 2]) * [0.5 * x for x in size]
-  extent = tf.random.stateless_uniform([images, 8, 2], [0, 3], 0.1, 0.5) * [
-    float(x) for x in size
-  ]
-  return {
-    "image": tf.random.stateless_uniform([images, *size, 3], [0, 4]) * 255,
-    "boxes": tf.concat([corner, corner + extent], -1),
-    "classes": tf.random.stateless_uniform(
-      [images, 8], [0, 5], 1, classes + 1, tf.int32
-    ),
-    "ignored": tf.zeros([images, 8], tf.bool),
-  }
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def _growing(config, dataset):
   import tensorflow as tf
 
   from ap_detect.data import pipeline
-  from ap_detect.training import trainer
+  from ap_detect.runs import data as data_lib
 
   def keep_corner(example):
     """Passes little on, but needs all that the steps before it make."""
@@ -82,7 +82,7 @@ def _growing(config, dataset):
     needed = corner + tf.reduce_sum(example.get("window", 0.0))
     return {**example, "image": needed}
 
-  steps = trainer.augmentation_steps(config.data)
+  steps = data_lib.augmentation_steps(config.data)
   names = ["read, decode", *(step.__qualname__.split(".")[0] for step in steps)]
   return {
     name: pipeline.training_batches(
@@ -108,11 +108,11 @@ def _measure(batches, images_per_batch):
 
 def print_table(config, dataset):
   """Prints a line a step of the training input, as the module says."""
-  from ap_detect.training import trainer
+  from ap_detect.runs import data as data_lib
 
   yardsticks, growing = _yardsticks(config, dataset), _growing(config, dataset)
   batch_size = config.train.batch_size
-  whole = trainer.make_batches(config, dataset, batch_size)
+  whole = data_lib.make_batches(config, dataset, batch_size)
   lines = {**yardsticks, **growing, "whole": whole}
   rounds = {name: [] for name in lines}
   for _ in range(_REPEATS.value):
@@ -137,22 +137,21 @@ def print_table(config, dataset):
 
 def print_wait(config, dataset, num_steps):
   """Prints the share of training steps that passes waiting for their batches."""
-  import tensorflow as tf
+  import training_step
 
-  from ap_detect.training import detector, run, trainer
+  from ap_detect.runs import data as data_lib
+  from ap_detect.runs import replicas
 
-  network = run.build_network(config, len(dataset.class_names), pretrained=False)
-  anchors = run.make_anchors(config)
-  model = detector.Detector(network, anchors, model=config.model, train=config.train)
-  model.compile(optimizer=tf.keras.optimizers.SGD(1e-6))
-  train_step = tf.function(model.train_step)
-  iterator = iter(trainer.make_batches(config, dataset, config.train.batch_size))
+  strategy = replicas.make_strategy(1)
+  step = training_step.make_step(config, len(dataset.class_names), strategy)
+  batches = data_lib.make_batches(config, dataset, config.train.batch_size)
+  iterator = iter(strategy.experimental_distribute_dataset(batches))
   waits, steps = [], []
   for _ in range(_WARM_UP + num_steps):
     begin = time.perf_counter()
     batch = next(iterator)
     waits.append(time.perf_counter() - begin)
-    train_step(batch)["total_loss"].numpy()
+    step(batch)
     steps.append(time.perf_counter() - begin)
   wait, step = (statistics.mean(seconds[_WARM_UP:]) for seconds in (waits, steps))
   print(
@@ -162,10 +161,10 @@ def print_wait(config, dataset, num_steps):
 
 
 def main(_):
-  from ap_detect.training import trainer
+  from ap_detect.runs import data as data_lib
 
   config = config_lib.resolve(_CONFIG.value)
-  dataset = trainer.open_training_split(config)
+  dataset = data_lib.open_training_split(config)
   if not isinstance(dataset.records[0].image, str):
     raise ValueError(
       f"the yardsticks need pictures in files of their own; data.format is "

@@ -1,11 +1,9 @@
 """Exports a run for serving: export_saved_model.py --model_dir=... --export_dir=..."""
 
-from absl import flags
-
 from ap_detect import command_line
 
 MODEL_DIR = command_line.define_model_dir()
-EXPORT_DIR = flags.DEFINE_string(
+EXPORT_DIR = command_line.define_path(
   "export_dir", "", "Folder of the model's versions; default: <model_dir>/export."
 )
 CHECKPOINT = command_line.define_checkpoint()
@@ -13,17 +11,21 @@ SCORE_THRESHOLD = command_line.define_score_threshold()
 
 
 def main(_):
+  command_line.load_tensorflow()
   import os
 
+  from ap_detect.runs import folder
+  from ap_detect.runs import model as model_lib
   from ap_detect.serving import saved_model
-  from ap_detect.training import run
 
   model_dir = MODEL_DIR.value
-  restored = run.restore(model_dir, CHECKPOINT.value)
-  thresholds = run.load_thresholds(model_dir, SCORE_THRESHOLD.value).per_class
+  restored = model_lib.restore(model_dir, CHECKPOINT.value)
+  thresholds = folder.load_thresholds(
+    model_dir, SCORE_THRESHOLD.value, checkpoint=restored.checkpoint
+  ).per_class
   version = saved_model.export(
     restored.network,
-    run.make_detect(restored.config),
+    model_lib.make_detect(restored.config),
     EXPORT_DIR.value or os.path.join(model_dir, "export"),
     image_size=restored.config.data.image_size_px,
     class_names=restored.classes.names,

@@ -98,6 +98,47 @@ def trained_run(make_config, tmp_path_factory):
 @pytest.fixture(scope="session")
 def restored_run(trained_run):
   """The RestoredRun of trained_run's best checkpoint."""
-  from ap_detect.training import run
+  from ap_detect.runs import model as model_lib
 
-  return run.restore(trained_run)
+  return model_lib.restore(trained_run)
+
+
+@pytest.fixture(scope="session")
+def random_backbone():
+  """Makes model.backbone="random" known, which has drop-connect; returns the name."""
+  from ap_detect.models import backbones, drop_connect
+
+  def build(images, weights):
+    layers = tf.keras.layers
+    feature = images
+    for level in range(1, 6):
+      feature = layers.Conv2D(8, 3, 2, padding="same", use_bias=False)(feature)
+      feature = layers.BatchNormalization()(feature)
+      feature = drop_connect.DropConnect(0.3, name=f"drop{level}")(feature)
+      feature = layers.ReLU(name=f"c{level}")(feature)
+    return tf.keras.Model(images, feature)
+
+  ends = tuple(f"c{level}" for level in range(1, 6))
+  backbones._BACKBONES["random"] = backbones._Backbone(
+    build, lambda images: (images - 127.0) / 64.0, ends
+  )
+  yield "random"
+  del backbones._BACKBONES["random"]
+
+
+@pytest.fixture(scope="session")
+def make_strategy():
+  """Function of a number of replicas to the strategy that all tests share for it.
+
+  TensorFlow numbers a strategy's exchanges from the same start: of two strategies on the
+  same devices, the second would take part in the first one's.
+  """
+  made = {}
+
+  def make(num_replicas=1):
+    if num_replicas not in made:
+      devices = [f"CPU:{number}" for number in range(num_replicas)]
+      made[num_replicas] = tf.distribute.MirroredStrategy(devices)
+    return made[num_replicas]
+
+  return make

@@ -165,6 +165,42 @@ class TestHistogram:
       self.draw()
 
 
+class TestTraining:
+  def draw(self, epochs=6, rows=600, **changes):
+    x = list(np.linspace(0, epochs, rows))
+    validated = list(range(1, epochs + 1))
+    parts = {
+      "losses": {"total_loss": (x, [1.0] * rows), "box_loss": (x, [0.5] * rows)},
+      "learning_rate": (x, [0.01] * rows),
+      "validations": {"AP": (validated, [0.1 * epoch for epoch in validated])},
+    }
+    return charts.training_picture(**{**parts, **changes})
+
+  @pytest.mark.parametrize("rows", [2, 600, 20000])
+  def test_any_number_of_rows(self, rows):
+    assert_whole(self.draw(rows=rows))
+
+  def test_nothing_yet(self):
+    picture = self.draw(losses={}, learning_rate=([], []), validations={"AP": ([], [])})
+    assert_whole(picture)
+
+  def test_every_epoch_counts(self):
+    pictures = [self.draw(epochs=epochs) for epochs in (5, 6)]
+    assert not np.array_equal(*pictures)
+
+  def test_a_loss_is_level_where_it_stays(self):
+    """The loss 1.0 is one blue line over the panel's width, at the top of its panel."""
+    found = blue(self.draw())
+    found = found[found[:, 0] < 330]
+    rows, counts = np.unique(found[:, 0], return_counts=True)
+    assert counts.max() > 500
+    assert np.ptp(rows[counts > 100]) <= 3
+
+  def test_metrics_that_are_none_are_left_out(self):
+    points = ([1, 2, 3], [0.1, None, 0.3])
+    assert_whole(self.draw(validations={"AP": points}))
+
+
 def test_pyplot_and_its_global_state_are_left_alone():
   code = (
     "import sys, numpy as np\n"

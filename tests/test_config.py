@@ -1,18 +1,14 @@
-"""The configuration: defaults, types, faults, files, and the command line."""
+"""The configuration: defaults, types, faults, files, and what a restart may change."""
 
-import ast
 import dataclasses
 import json
-import pathlib
-import subprocess
-import sys
+import os
 
 import pytest
 
 from ap_detect import config as config_lib
-from ap_detect.models import heads
+from ap_detect.models import backbones, heads
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 SHAPES = {"data": {"format": "shapes"}}
 
 
@@ -119,7 +115,7 @@ class TestResolve:
       ("data.color_jitter", -1.0, "must be 0 to 2, got -1.0"),
       ("data.shapes_size_px", (0, 9), "(height, width), positive"),
       ("data.shapes_size_px", (9,), "(height, width), positive"),
-      ("data.train_split", "", "must name splits, got '' and 'val'"),
+      ("data.train_split", "", "must name a split, got ''"),
       ("model.head_initializer", "xavier", "'he'"),
       ("model.frozen_levels", 6, "must be 0 to 5, got 6"),
       ("train.momentum", -3.0, "must be 0 to 1"),
@@ -143,6 +139,16 @@ class TestResolve:
       ("train.images_per_ranking", 3, "must divide train.batch_size, got 3 and 8"),
       ("train.images_per_ranking", -1, "must divide"),
       ("data.augmentation", "mosaic", "'ssd'"),
+      ("train.seed", -1, "train.seed must be 0 to 2147483647, got -1"),
+      ("train.seed", 2**31, "must be 0 to 2147483647, got 2147483648"),
+      ("train.box_loss_normalizer", "batch", "('replica', 'global'), got 'batch'"),
+      ("train.jit_compile", "sometimes", "('auto', 'always', 'never')"),
+      ("train.log_every_steps", 0, "must be positive, got 0"),
+      ("train.steps_per_execution", 0, "must be positive, got 0"),
+      ("train.checkpoint_every_minutes", 0.0, "must be positive, got 0.0"),
+      ("train.callbacks", ("Name",), "'package.module.Name', got ('Name',)"),
+      ("train.callbacks", ("a.b", "a..b"), "must be import paths"),
+      ("train.callbacks", ("a.b()",), "must be import paths"),
     ],
   )
   def test_value_out_of_range(self, name, value, said):
@@ -152,6 +158,33 @@ class TestResolve:
 
   def test_head_initializers_are_those_there_are(self):
     assert config_lib.HEAD_INITIALIZERS == heads.INITIALIZERS
+
+  def test_every_backbone_is_named(self):
+    (backbone,) = (
+      item for item in config_lib.describe("model") if item.name == "model.backbone"
+    )
+    assert all(name in backbone.meaning for name in backbones.BACKBONES)
+
+  @pytest.mark.parametrize(
+    "changes",
+    [
+      {"train.seed": 0},
+      {"train.seed": 2**31 - 1},
+      {"train.callbacks": ("package.module.Name", "package.name")},
+      {"train.box_loss_normalizer": "global"},
+      {"model.frozen_levels": 0},
+      {"model.frozen_levels": 5},
+    ],
+  )
+  def test_value_at_the_end_of_its_range(self, changes):
+    config = resolve(changes)
+    for name, value in changes.items():
+      section, field = name.split(".")
+      assert getattr(getattr(config, section), field) == value
+
+  def test_value_too_large_for_a_float(self):
+    message = fault_of({"train.learning_rate": 10**400})
+    assert "train.learning_rate must be of type float" in message
 
   def test_ssd_does_not_zoom(self):
     message = fault_of({"data.augmentation": "ssd", "data.zoom_range": (0.5, 2.0)})
@@ -166,12 +199,122 @@ class TestFile:
     assert config_lib.load(str(path)) == config
     assert config != config_lib.resolve(SHAPES)
 
+  def test_fields_that_an_older_version_lacks_have_their_defaults(self, tmp_path):
+    config = resolve({"train.epochs": 7})
+    saved = json.loads(config.to_json())
+    for name in ("callbacks", "deterministic", "log_every_steps"):
+      del saved["train"][name]
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(saved))
+    assert config_lib.load(os.fspath(path)) == config
+
   def test_damaged_file_is_named(self, tmp_path):
     path = tmp_path / "config.json"
     for content in ('{"model": ', json.dumps({"modle": {}})):
       path.write_text(content)
       with pytest.raises(ValueError, match=r"config\.json: "):
         config_lib.load(str(path))
+
+
+PATHS = ("data.root", "model.backbone_weights", "model.initial_checkpoint")
+
+
+class TestPaths:
+  @pytest.mark.parametrize("name", PATHS)
+  def test_home_folder_is_expanded(self, name, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    section, field = name.split(".")
+    config = resolve({name: "~/some/path"})
+    assert getattr(getattr(config, section), field) == "/home/someone/some/path"
+
+  @pytest.mark.parametrize("name", PATHS)
+  def test_addresses_are_refused(self, name):
+    message = fault_of({name: "gs://bucket/path"})
+    assert f"{name} must be a local path, got 'gs://bucket/path'" in message
+
+  def test_what_is_no_path_stays(self):
+    config = resolve(
+      {"model.backbone_weights": "imagenet", "data.service_address": "grpc://host:1"}
+    )
+    assert config.model.backbone_weights == "imagenet"
+    assert config.data.service_address == "grpc://host:1"
+
+
+class TestDescribe:
+  def test_describes_every_field(self):
+    for section in dataclasses.fields(config_lib.Config):
+      described = config_lib.describe(section.name)
+      default = section.default_factory()
+      assert {item.name: item.default for item in described} == {
+        f"{section.name}.{name}": value
+        for name, value in dataclasses.asdict(default).items()
+      }
+      assert all(item.meaning.endswith(".") for item in described)
+
+  @pytest.mark.parametrize(
+    ("name", "type_name", "said"),
+    [
+      ("train.delta", "float", "in logits. Must be positive."),
+      ("train.callbacks", "tuple of str", "without arguments."),
+      (
+        "data.image_size_px",
+        "tuple of int",
+        "Must be (height, width), multiples of 32",
+      ),
+      ("train.interpolated", "bool", "Whether AP-loss uses interpolated precision."),
+    ],
+  )
+  def test_type_meaning_and_rule(self, name, type_name, said):
+    (found,) = (
+      item for item in config_lib.describe(name.split(".")[0]) if item.name == name
+    )
+    assert found.type_name == type_name
+    assert said in found.meaning
+
+
+MAY_CHANGE = {
+  *("data.root", "data.check_images", "data.service_address", "data.skip_faulty"),
+  *("data.max_image_pixels", "train.epochs", "train.learning_rate", "train.clip_norm"),
+  *("train.batch_size", "train.validate_every_epochs", "train.keep_checkpoints"),
+  *("train.jit_compile", "train.log_every_steps", "train.steps_per_execution"),
+  *("train.checkpoint_every_minutes", "train.deterministic", "train.callbacks"),
+  *("eval.batch_size", "eval.score_threshold", "eval.candidates_per_level"),
+  *("eval.nms_iou", "eval.max_detections", "eval.test_scales"),
+  *("eval.horizontal_flip", "eval.num_pictures"),
+}
+
+
+class TestChanges:
+  def test_names_both_values_in_the_order_of_the_fields(self):
+    changed = {"train.epochs": 3, "model.fpn_channels": 16, "eval.nms_iou": 0.6}
+    assert config_lib.changes(resolve({}), resolve(changed)) == [
+      ("model.fpn_channels", 256, 16, False),
+      ("train.epochs", 160, 3, True),
+      ("eval.nms_iou", 0.5, 0.6, True),
+    ]
+
+  def test_there_are_none(self):
+    assert config_lib.changes(resolve({}), resolve({})) == []
+
+  @pytest.mark.parametrize("name", config_lib.field_names())
+  def test_what_may_change_between_two_starts(self, name):
+    section, field = name.split(".")
+    config = config_lib.Config()
+    before = getattr(config, section)
+    changed = dataclasses.replace(before, **{field: "another"})
+    found = config_lib.changes(
+      config, dataclasses.replace(config, **{section: changed})
+    )
+    assert found == [(name, getattr(before, field), "another", name in MAY_CHANGE)]
+
+  def test_can_be_written_as_json(self):
+    (change,) = config_lib.changes(resolve({}), resolve({"train.callbacks": ("a.b",)}))
+    assert json.loads(json.dumps(change._asdict())) == {
+      "name": "train.callbacks",
+      "before": [],
+      "after": ["a.b"],
+      "is_allowed": True,
+    }
 
 
 class TestDifferences:
@@ -191,118 +334,3 @@ class TestDifferences:
       }
     )
     assert config_lib.differences(resolve({}), changed) == []
-
-
-def run_python(*arguments):
-  return subprocess.run(
-    [sys.executable, *arguments],
-    cwd=REPOSITORY,
-    capture_output=True,
-    text=True,
-    timeout=120,
-    check=False,
-  )
-
-
-class TestCommandLine:
-  @pytest.mark.parametrize(
-    ("argument", "said"),
-    [
-      ("--config.modle.x=1", ["'modle.x'", "train.learning_rate"]),
-      ("--config.train.learing_rate=1", ["did you mean 'train.learning_rate'?"]),
-      ("-config.train.x.y=1", ["'train.x.y'", "train.learning_rate"]),
-      ("--noconfig.train.interpolatd", ["did you mean 'train.interpolated'?"]),
-      ("--config.train=3", ["no config field 'train'"]),
-      ("--config.train.learning_rate=abc", ["--config.train.learning_rate", "'abc'"]),
-      ("--config.train.epochs=1.5", ["--config.train.epochs", "'1.5'"]),
-      ("--config.data.image_size_px=(100,100)", ["multiples of", "(100, 100)"]),
-      ("--config.data.image_size_px=(12", ["image_size_px"]),
-      ("--config=missing.py", ["missing.py", "No such file"]),
-      ("stray", ["unexpected argument 'stray'"]),
-      ("--nosuchflag=1", ["nosuchflag"]),
-    ],
-  )
-  def test_errors(self, argument, said, tmp_path):
-    model_dir = tmp_path / "run"
-    done = run_python("train.py", argument, f"--model_dir={model_dir}")
-    assert done.returncode == 1
-    assert done.stderr.count("error: ") >= 1
-    assert "Traceback" not in done.stderr
-    assert all(part in done.stderr for part in said), done.stderr
-    assert not model_dir.exists()
-
-  def test_overrides(self, tmp_path):
-    script = tmp_path / "show.py"
-    script.write_text(
-      "from ap_detect import command_line, config\n"
-      "flag = command_line.define_config('configs/shapes.py')\n"
-      "command_line.run(lambda _: print(config.resolve(flag.value).to_json()))\n"
-    )
-    done = run_python(
-      str(script),
-      "--config.data.image_size_px=(128, 256)",
-      "--config.data.zoom_range=(1, 2)",
-      "--config.train.learning_rate=1",
-      "--config.train.decay_epochs=(1, 2)",
-      "--config.train.decay_epochs=(3,)",
-      "--config.train.epochs=4",
-      "--config.train.epochs=5",
-      "--config.model.backbone_weights=some/file.h5",
-      "--noconfig.train.interpolated",
-    )
-    assert done.returncode == 0, done.stderr
-    values = json.loads(done.stdout)
-    assert values["data"]["image_size_px"] == [128, 256]
-    assert values["data"]["zoom_range"] == [1.0, 2.0]
-    assert values["train"]["learning_rate"] == 1.0
-    assert values["train"]["decay_epochs"] == [3]
-    assert values["train"]["epochs"] == 5
-    assert values["train"]["interpolated"] is False
-    assert values["model"]["backbone_weights"] == "some/file.h5"
-
-  def test_overrides_of_a_saved_eval_section(self, tmp_path):
-    script = tmp_path / "show.py"
-    script.write_text(
-      "from ap_detect import command_line\n"
-      "given = command_line.define_eval_overrides()\n"
-      "command_line.run(lambda _: print(given()))\n"
-    )
-    # A value that is the default counts too: the saved one may be another.
-    done = run_python(
-      str(script),
-      "--eval.test_scales=('400/667', '500/833')",
-      "--eval.nms_iou=0.5",
-    )
-    assert done.returncode == 0, done.stderr
-    given = {"test_scales": ("400/667", "500/833"), "nms_iou": 0.5}
-    assert ast.literal_eval(done.stdout) == given
-    done = run_python(str(script), "--eval.test_scale=('400/667',)")
-    assert done.returncode == 1
-    assert "did you mean 'eval.test_scales'?" in done.stderr
-
-  @pytest.mark.parametrize(
-    ("raised", "code", "message"),
-    [
-      ("ValueError('a reason')", 1, "error: a reason\n"),
-      ("FileNotFoundError(2, 'gone', 'x')", 1, "error: [Errno 2] gone: 'x'\n"),
-      ("KeyboardInterrupt", 130, ""),
-    ],
-  )
-  def test_what_a_user_can_mend_has_no_traceback(self, raised, code, message, tmp_path):
-    script = tmp_path / "fail.py"
-    script.write_text(
-      "from ap_detect import command_line\n"
-      f"def main(_):\n  raise {raised}\n"
-      "command_line.run(main)\n"
-    )
-    done = run_python(str(script))
-    assert (done.returncode, done.stderr) == (code, message)
-
-  def test_a_fault_of_ours_has_one(self, tmp_path):
-    script = tmp_path / "fail.py"
-    script.write_text(
-      "from ap_detect import command_line\ncommand_line.run(lambda _: [].pop())\n"
-    )
-    done = run_python(str(script))
-    assert done.returncode != 0
-    assert "Traceback" in done.stderr

@@ -13,14 +13,21 @@ from __future__ import annotations
 import os
 import sys
 
-from absl import flags
-
 from ap_detect import command_line
+
+if __name__ == "__main__":
+  # Before the imports below, which need TensorFlow: help comes at once.
+  CONFIG = command_line.define_config("configs/shapes.py")
+  OUTPUT_DIR = command_line.define_path(
+    "output_dir", "runs/check", "Where report.html and report.json go."
+  )
+  command_line.load_tensorflow()
+
 from ap_detect import config as config_lib
 from ap_detect.commands import check_measures, check_report, report_page
 from ap_detect.data import dataset as dataset_lib
-from ap_detect.training import run as run_lib
-from ap_detect.training import trainer
+from ap_detect.runs import data as data_lib
+from ap_detect.runs import files
 
 
 def read_splits(config):
@@ -41,18 +48,18 @@ def read_splits(config):
   """
   splits = config.data.train_split, config.data.val_split
   datasets: list[dataset_lib.DetectionDataset] = []
-  faults: list[str] = []
+  failed: list[tuple[str, dataset_lib.DataError]] = []
   for split in splits:
     class_names = datasets[0].class_names if datasets else ()
     try:
-      datasets.append(run_lib.open_split(config, split, class_names))
+      datasets.append(data_lib.open_split(config, split, class_names))
     except dataset_lib.DataError as error:
-      faults += error.faults
-  if faults:
+      failed.append(("", error))
+  if failed:
     # What both splits meet, such as a missing folder, is one fault.
-    raise dataset_lib.DataError(list(dict.fromkeys(faults)))
+    raise dataset_lib.DataError.join(failed)
   for split, dataset in zip(splits, datasets):
-    trainer.check_objects(dataset, split)
+    data_lib.check_objects(dataset, split)
   return tuple(datasets)
 
 
@@ -74,7 +81,7 @@ def check(config, output_dir):
   os.makedirs(output_dir, exist_ok=True)
   with open(os.path.join(output_dir, "report.html"), "w", encoding="utf-8") as file:
     file.write(report_page.to_html("Check of the data", parts))
-  run_lib.write_json(
+  files.write_json(
     os.path.join(output_dir, "report.json"), check_report.to_json(findings)
   )
   return report_page.to_text(parts)
@@ -86,16 +93,11 @@ def main(_):
     text = check(config, output_dir)
   except dataset_lib.DataError as error:
     # The error's own message has the first ones only.
-    count = len(error.faults)
-    sys.exit("\n  ".join([f"error: faults in the data ({count}):", *error.faults]))
+    sys.exit(f"error: {error.describe()}")
   print(
     f"{text}\n\nreport    {output_dir}/report.html\nnumbers   {output_dir}/report.json"
   )
 
 
 if __name__ == "__main__":
-  CONFIG = command_line.define_config("configs/shapes.py")
-  OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", "runs/check", "Where report.html and report.json go."
-  )
   command_line.run(main)

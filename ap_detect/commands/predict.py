@@ -10,21 +10,26 @@ from __future__ import annotations
 
 import os
 
-from absl import flags
+from ap_detect import command_line
+
+if __name__ == "__main__":
+  # Before the imports below, which need TensorFlow: help comes at once.
+  MODEL_DIR = command_line.define_model_dir()
+  OUTPUT_DIR = command_line.define_path(
+    "output_dir", "", "Where the results go; default: <model_dir>/predictions."
+  )
+  CHECKPOINT = command_line.define_checkpoint()
+  SCORE_THRESHOLD = command_line.define_score_threshold()
+  command_line.load_tensorflow()
+
 from PIL import Image
 
-from ap_detect import command_line
 from ap_detect.data import dataset as dataset_lib
 from ap_detect.data import image_files
+from ap_detect.runs import files, folder
+from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation
-from ap_detect.training import run as run_lib
 
-MODEL_DIR = command_line.define_model_dir()
-OUTPUT_DIR = flags.DEFINE_string(
-  "output_dir", "", "Where the results go; default: <model_dir>/predictions."
-)
-CHECKPOINT = command_line.define_checkpoint()
-SCORE_THRESHOLD = command_line.define_score_threshold()
 ENDINGS = (".jpg", ".jpeg", ".png")
 
 
@@ -81,8 +86,8 @@ def predict(model_dir, paths, output_dir, *, checkpoint="", score_threshold=None
     model_dir: a run's folder.
     paths: of JPEG or PNG files.
     output_dir: where <stem>.png, with boxes, and predictions.json go.
-    checkpoint: see run.restore.
-    score_threshold: see run.load_thresholds.
+    checkpoint: see runs.folder.find_checkpoint.
+    score_threshold: see runs.folder.load_thresholds.
 
   Returns:
     Path of predictions.json.
@@ -91,9 +96,11 @@ def predict(model_dir, paths, output_dir, *, checkpoint="", score_threshold=None
     ValueError: no such run or checkpoint, or faulty pictures; nothing is written then.
   """
   pictures = _picture_paths(paths, output_dir)
-  restored = run_lib.restore(model_dir, checkpoint)
+  restored = model_lib.restore(model_dir, checkpoint)
   names = restored.classes.names
-  thresholds = run_lib.load_thresholds(model_dir, score_threshold)
+  thresholds = folder.load_thresholds(
+    model_dir, score_threshold, checkpoint=restored.checkpoint
+  )
   records = read_pictures(paths, max_image_pixels=restored.config.data.max_image_pixels)
   evaluator = evaluation.Evaluator(restored.network, restored.config, restored.strategy)
   os.makedirs(output_dir, exist_ok=True)
@@ -106,7 +113,7 @@ def predict(model_dir, paths, output_dir, *, checkpoint="", score_threshold=None
     Image.fromarray(picture).save(picture_path)
     entries.append(_to_json(record, found, names, picture_path))
   path = os.path.join(output_dir, "predictions.json")
-  run_lib.write_json(path, entries)
+  files.write_json(path, entries)
   return path
 
 

@@ -14,15 +14,27 @@ import math
 import os
 from typing import NamedTuple
 
-import numpy as np
 from absl import flags
+
+from ap_detect import command_line
+
+if __name__ == "__main__":
+  # Before the imports below, which need TensorFlow: help comes at once.
+  CONFIG = command_line.define_config("configs/shapes.py")
+  OUTPUT = command_line.define_path("output", "preview.png", "PNG file to write.")
+  NUM_PICTURES = flags.DEFINE_integer(
+    "num_pictures", 16, "How many images to show.", lower_bound=1
+  )
+  command_line.load_tensorflow()
+
+import numpy as np
 from PIL import Image
 
-from ap_detect import command_line, drawing, matching
 from ap_detect import config as config_lib
+from ap_detect import drawing, matching
 from ap_detect.data import pipeline
-from ap_detect.training import run as run_lib
-from ap_detect.training import trainer
+from ap_detect.runs import data as data_lib
+from ap_detect.runs import model as model_lib
 
 
 class Preview(NamedTuple):
@@ -56,14 +68,14 @@ def make_previews(config, num_pictures):
   Raises:
     ValueError: faults in the data, or no object to train on.
   """
-  dataset = trainer.open_training_split(config)
-  anchors = run_lib.make_anchors(config)
+  dataset = data_lib.open_training_split(config)
+  anchors = model_lib.make_anchors(config)
   batch_size = config.train.batch_size
-  batches = trainer.make_batches(config, dataset, batch_size)
+  batches = data_lib.make_batches(config, dataset, batch_size)
   previews: list[Preview] = []
   for step, batch in enumerate(batches.take(math.ceil(num_pictures / batch_size))):
-    indices = pipeline.images_of_step(
-      len(dataset.records), step, batch_size=batch_size, seed=config.train.seed
+    indices = pipeline.images_at(
+      len(dataset.records), step * batch_size, batch_size, seed=config.train.seed
     )
     for i, index in enumerate(indices):
       example = {name: values[i].numpy() for name, values in batch.items()}
@@ -148,9 +160,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-  CONFIG = command_line.define_config("configs/shapes.py")
-  OUTPUT = flags.DEFINE_string("output", "preview.png", "PNG file to write.")
-  NUM_PICTURES = flags.DEFINE_integer(
-    "num_pictures", 16, "How many pictures to show.", lower_bound=1
-  )
   command_line.run(main)

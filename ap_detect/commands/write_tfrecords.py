@@ -16,9 +16,25 @@ import dataclasses
 from absl import flags
 
 from ap_detect import command_line
+
+if __name__ == "__main__":
+  # Before the imports below, which need TensorFlow: help comes at once.
+  CONFIG = command_line.define_config("configs/shapes.py")
+  SPLIT = flags.DEFINE_string("split", None, "Split to write.", required=True)
+  OUTPUT_DIR = command_line.define_path(
+    "output_dir", None, "Folder of the shards.", required=True
+  )
+  NAME = flags.DEFINE_string(
+    "name", "", "Name of the written split; by default the same, if it is a plain name."
+  )
+  SHARD_MIB = flags.DEFINE_integer(
+    "shard_mib", 128, "Size of a shard, MiB.", lower_bound=1
+  )
+  command_line.load_tensorflow()
+
 from ap_detect import config as config_lib
 from ap_detect.data import tfrecords
-from ap_detect.training import run as run_lib
+from ap_detect.runs import data as data_lib
 
 
 def write(config, split, output_dir, *, name="", shard_bytes=tfrecords.SHARD_BYTES):
@@ -37,7 +53,7 @@ def write(config, split, output_dir, *, name="", shard_bytes=tfrecords.SHARD_BYT
   Raises:
     ValueError: faults in the data, or see tfrecords.write_tfrecords.
   """
-  dataset = run_lib.open_split(config, split, _class_names(config, split))
+  dataset = data_lib.open_split(config, split, _class_names(config, split))
   return tfrecords.write_tfrecords(
     dataset, output_dir, name or split, shard_bytes=shard_bytes
   )
@@ -50,7 +66,7 @@ def _class_names(config, split):
     return ()
   unchecked = dataclasses.replace(data, check_images=False)
   config = dataclasses.replace(config, data=unchecked)
-  return run_lib.open_split(config, data.train_split).class_names
+  return data_lib.open_split(config, data.train_split).class_names
 
 
 def main(_):
@@ -65,15 +81,4 @@ def main(_):
 
 
 if __name__ == "__main__":
-  CONFIG = command_line.define_config("configs/shapes.py")
-  SPLIT = flags.DEFINE_string("split", None, "Split to write.", required=True)
-  OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "Folder of the shards.", required=True
-  )
-  NAME = flags.DEFINE_string(
-    "name", "", "Name of the written split; by default the same, if it is a plain name."
-  )
-  SHARD_MIB = flags.DEFINE_integer(
-    "shard_mib", tfrecords.SHARD_BYTES // 2**20, "Size of a shard.", lower_bound=1
-  )
   command_line.run(main)

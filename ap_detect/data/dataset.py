@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,17 +13,38 @@ from ap_detect.data import encoded
 LISTED_FAULTS = 50
 
 
-class DataError(ValueError):
-  """Faults in a dataset: all in `faults`, the first 50 in the message, one a line."""
+# What refuse_faults advises, where it is true.
+SKIP = "data.skip_faulty=True leaves out what is invalid, and reports it"
 
-  def __init__(self, faults: list[str] | tuple[str, ...]):
+
+class DataError(ValueError):
+  """Faults in a dataset, one a line.
+
+  Args:
+    faults: lines; the first 50 are in the message.
+    advice: lines on what to do about them, such as which field lets them pass.
+  """
+
+  def __init__(self, faults: Sequence[str], advice: Sequence[str] = ()):
     self.faults = tuple(faults)
+    self.advice = tuple(advice)
+    super().__init__(self.describe(LISTED_FAULTS))
+
+  def describe(self, listed: int | None = None) -> str:
+    """The message with so many of the faults; None for all."""
     count = len(self.faults)
     lines = [f"{count} {'fault' if count == 1 else 'faults'} in the data:"]
-    lines += self.faults[:LISTED_FAULTS]
-    if count > LISTED_FAULTS:
-      lines.append(f"... and {count - LISTED_FAULTS} more")
-    super().__init__("\n  ".join(lines))
+    lines += self.faults[:listed]
+    if listed is not None and count > listed:
+      lines.append(f"... and {count - listed} more")
+    return "\n".join(["\n  ".join(lines), *self.advice])
+
+  @classmethod
+  def join(cls, parts: Sequence[tuple[str, DataError]]) -> DataError:
+    """One error of several, each with what its faults begin with; each line once."""
+    faults = [f"{start}{fault}" for start, error in parts for fault in error.faults]
+    advice = [line for _, error in parts for line in error.advice]
+    return cls(list(dict.fromkeys(faults)), list(dict.fromkeys(advice)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

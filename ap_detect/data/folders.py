@@ -60,6 +60,8 @@ def find_format(root):
 
 def check_folder(path):
   """Raises DataError where there is no such folder."""
+  if os.path.isfile(path):
+    raise dataset.DataError([f"{path}: is a file, not a folder"])
   if not os.path.isdir(path):
     raise dataset.DataError([f"{path}: there is no such folder"])
 

@@ -26,6 +26,13 @@ OVERSHOOT_PX = 1.0
 # Results only, so that Python's share of the time is small.
 _DECODING_BATCH = 256
 
+# Of faults with some words in them: which field is about them, beside data.skip_faulty.
+_FIELDS = {
+  "pixels, more than": "data.max_image_pixels is how many pixels an image may have",
+  "not in the list of classes": "data.class_names are the classes; where it is (), they "
+  "are all those of the training split",
+}
+
 # PNG's limit, the larger one.
 _MAX_SIDE_PX = 2**31 - 1
 
@@ -148,7 +155,7 @@ def make_records(annotated, faults, *, root, check_images, max_image_pixels):
   return records
 
 
-def refuse_faults(faults, records, class_names, *, skip_faulty):
+def refuse_faults(faults, records, class_names, *, skip_faulty, advice=()):
   """Raises DataError for faults that may not be skipped, or if skipping leaves nothing.
 
   Args:
@@ -156,9 +163,14 @@ def refuse_faults(faults, records, class_names, *, skip_faulty):
     records: what is left without the faulty.
     class_names: names of the classes.
     skip_faulty: whether the faulty may be left out.
+    advice: lines on the fields that let some of the faults pass.
   """
   if faults and not skip_faulty:
-    raise dataset.DataError(faults)
+    fields = [
+      text for words, text in _FIELDS.items() if any(words in fault for fault in faults)
+    ]
+    skip = [dataset.SKIP] if records and class_names else []
+    raise dataset.DataError(faults, [*advice, *fields, *skip])
   for kind, left in (("image", records), ("class", class_names)):
     if not left:
       raise dataset.DataError([*faults, f"there is no sound {kind}"])

@@ -1,8 +1,9 @@
 """Records -> batches: order, decoding, augmentation, padding.
 
 Training reads an endless stream of positions: position p is image p mod n of the
-(p div n)-th shuffle. A batch therefore depends on the seed and its number alone, and a
-run that starts again at step s continues with exactly the images it would have had.
+(p div n)-th shuffle. A batch therefore depends on the seed and its place alone, and a
+run that starts again at position p continues with exactly the images it would have had,
+whatever the size of its batches.
 
 Indices are shuffled, all of them, and not pictures in a buffer: that is uniform, takes
 four bytes a picture, and can start anywhere. Nothing decoded is cached: a decoded picture
@@ -31,7 +32,7 @@ def training_batches(
   steps,
   batch_size,
   seed=0,
-  first_step=0,
+  first_position=0,
   service_address="",
 ):
   """Endless augmented batches of a split, in an order that `seed` fixes.
@@ -46,7 +47,7 @@ def training_batches(
     steps: of the augmentation, such as `augment.ssd_steps` gives them.
     batch_size: images a batch, over all replicas.
     seed: of order and augmentation.
-    first_step: number of the first batch.
+    first_position: where the first batch begins, in images since the start.
     service_address: of a tf.data service's dispatcher, "grpc://host:port", whose workers
       read and augment, and must see the files by the same paths; "" for this process.
 
@@ -73,26 +74,26 @@ def training_batches(
     del example["seed"]
     return _pad(example, max_objects)
 
-  stream = _positions(len(dataset.records), seed, first_step * batch_size)
+  stream = _positions(len(dataset.records), seed, first_position)
   examples = stream.map(make_example, num_parallel_calls=tf.data.AUTOTUNE)
   if service_address:
     examples = _distribute(examples, service_address)
   return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def images_of_step(num_images, step, *, batch_size, seed=0):
-  """Indices of the records in a training batch.
+def images_at(num_images, position, count, *, seed=0):
+  """Indices of the records that a training batch is made of.
 
   Args:
     num_images: images of the split.
-    step: number of the batch, from 0.
-    batch_size: images a batch, over all replicas.
+    position: where the batch begins, in images since the start.
+    count: images of the batch, over all replicas.
     seed: the seed that `training_batches` was given.
 
   Returns:
-    list of batch_size record indices.
+    list of `count` record indices.
   """
-  stream = _positions(num_images, seed, step * batch_size).take(batch_size)
+  stream = _positions(num_images, seed, position).take(count)
   return [int(index) for _, index in stream]
 
 

@@ -52,17 +52,17 @@ def read_split(
   if not any(mark in split for mark in "+@/") or _is_split(root, split):
     part = _Part("", root, split, None)
     return _read_part(part, data_format, voc_one_based_inclusive, options)
-  read, faults = [], []
+  read, failed = [], []
   for part in _parse(root, split):
     try:
       data = _read_part(part, data_format, voc_one_based_inclusive, options)
     except dataset.DataError as error:
-      faults += [f"{part.text}: {fault}" for fault in error.faults]
+      failed.append((f"{part.text}: ", error))
     else:
       skipped = tuple(f"{part.text}: {line}" for line in data.skipped)
       read.append((part.text, dataclasses.replace(data, skipped=skipped)))
-  if faults:
-    raise dataset.DataError(faults)
+  if failed:
+    raise dataset.DataError.join(failed)
   return join(read, skip_faulty=skip_faulty)
 
 
@@ -89,7 +89,7 @@ def join(parts, *, skip_faulty=False):
   faults = _disagreements(parts)
   chosen, repeated = _drop_repeated_files(parts)
   if faults or (repeated and not skip_faulty):
-    raise dataset.DataError(faults + repeated)
+    raise dataset.DataError(faults + repeated, [] if faults else [dataset.SKIP])
   skipped = [line for _, data in parts for line in data.skipped]
   with_ignored = [data for _, data in parts if _has_ignored(data)]
   first = parts[0][1]

@@ -82,7 +82,7 @@ def read_voc(
       raise dataset.DataError([*faults, _describe_unlabelled(folder, split, root)])
     class_names = _find_class_names(folder, allowed)
   class_ids = image_files.number_classes(class_names)
-  annotated = []
+  annotated: list[image_files.AnnotatedImage] = []
   for stem in stems:
     if has_labels:
       image, reasons = _read_image(
@@ -100,7 +100,13 @@ def read_voc(
     check_images=check_images,
     max_image_pixels=max_image_pixels,
   )
-  image_files.refuse_faults(faults, records, class_ids, skip_faulty=skip_faulty)
+  image_files.refuse_faults(
+    faults,
+    records,
+    class_ids,
+    skip_faulty=skip_faulty,
+    advice=[] if one_based_inclusive else _advise_on_thin_boxes(annotated),
+  )
   return dataset.DetectionDataset(
     records=tuple(records),
     class_names=tuple(class_ids),
@@ -109,6 +115,17 @@ def read_voc(
     skipped=tuple(faults),
     has_labels=has_labels,
   )
+
+
+def _advise_on_thin_boxes(annotated):
+  """What may be behind boxes that end where they begin."""
+  boxes = [item.box for image in annotated for item in image.objects]
+  if any(ymin == ymax or xmin == xmax for ymin, xmin, ymax, xmax in boxes):
+    return [
+      "data.voc_one_based_inclusive=True makes boxes a pixel larger; right where they "
+      "include their last pixel, as in PASCAL's own files"
+    ]
+  return []
 
 
 def _describe_unlabelled(folder, split, root):
@@ -215,7 +232,9 @@ def _parse(path):
     annotation = defusedxml.ElementTree.parse(path, forbid_dtd=True).getroot()
   except defusedxml.common.DefusedXmlException as error:
     raise ValueError(f"has a DTD or entities, which are not read: {error}") from error
-  except (ElementTree.ParseError, LookupError, OSError, ValueError) as error:
+  except OSError as error:
+    raise ValueError(f"cannot be read: {error.strerror}") from error
+  except (ElementTree.ParseError, LookupError, ValueError) as error:
     raise ValueError(f"is not well-formed XML: {error}") from error
   if annotation.tag != "annotation":
     raise ValueError(f"is a <{annotation.tag}>, not a VOC <annotation>")

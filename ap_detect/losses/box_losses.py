@@ -5,13 +5,14 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def smooth_l1(box_outputs, box_targets, is_positive, *, beta=1.0):
+def smooth_l1(box_outputs, box_targets, is_positive, *, beta=1.0, normalizer=None):
   """Smooth-L1 loss: mean over the four offsets of all positive anchors.
 
   L = 1 / (4 max(|P|, 1)) * sum_{positives, 4 offsets} h(output - target),
   h(x) = x^2 / (2 beta) for |x| < beta; |x| - beta / 2 otherwise.
 
-  |P| counts the positives of everything passed in, so pass the whole mini-batch.
+  |P| counts the positives of everything passed in, so pass the whole mini-batch. The
+  authors' release does so for each GPU's own mini-batch.
 
   Args:
     box_outputs: [..., 4] float; encoded offsets from the network.
@@ -19,6 +20,8 @@ def smooth_l1(box_outputs, box_targets, is_positive, *, beta=1.0):
       anchors that are not positive have no influence, whatever they hold.
     is_positive: [...] bool; which anchors have a box to regress to.
     beta: where the quadratic part ends, in units of the encoded offsets; > 0.
+    normalizer: [] float > 0, what stands in for max(|P|, 1), as for a mean over several
+      replicas' mini-batches; None for that.
 
   Returns:
     [] float32, >= 0. 0 where there is no positive.
@@ -45,8 +48,9 @@ def smooth_l1(box_outputs, box_targets, is_positive, *, beta=1.0):
   loss = tf.where(
     distance < beta, 0.5 * tf.square(difference) / beta, distance - 0.5 * beta
   )
-  positives = tf.reduce_sum(tf.cast(is_positive, tf.float32))
-  return tf.reduce_sum(loss) / (4.0 * tf.maximum(positives, 1.0))
+  if normalizer is None:
+    normalizer = tf.maximum(tf.reduce_sum(tf.cast(is_positive, tf.float32)), 1.0)
+  return tf.reduce_sum(loss) / (4.0 * normalizer)
 
 
 def _check_shapes(box_outputs, box_targets, is_positive):

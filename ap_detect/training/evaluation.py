@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -18,7 +19,9 @@ from ap_detect import images as image_ops
 from ap_detect.data import encoded, pipeline
 from ap_detect.metrics import coco, curves, submissions, voc
 from ap_detect.metrics import results as results_lib
-from ap_detect.training import run as run_lib
+from ap_detect.runs import data as data_lib
+from ap_detect.runs import files, folder
+from ap_detect.runs import model as model_lib
 from ap_detect.training import views as views_lib
 
 
@@ -166,6 +169,7 @@ def evaluate_run(
   data_root="",
   output_dir="",
   eval_overrides=None,
+  strategy=None,
 ):
   """Evaluates a run's checkpoint on a split and writes the results.
 
@@ -177,36 +181,37 @@ def evaluate_run(
 
   Metrics and curves are of all detections; the run's score thresholds cut only those
   of the pictures and of the confusion (this evaluation's own where the run has none
-  yet).
+  yet), see runs.folder.load_thresholds.
 
   Args:
     model_dir: a run's folder.
     split: name of the split; "" for the one the run validates on.
-    checkpoint: see run.restore.
+    checkpoint: see runs.folder.find_checkpoint.
     data_root: where the data lies now; "" for data.root of the run's config.
     output_dir: folder to write into; "" for <model_dir>/eval/<split>, slashes in the
       split's name written as "_".
     eval_overrides: dict of fields of EvalConfig that differ from the run's config.
+    strategy: tf.distribute strategy; None for all GPUs, or the CPU.
 
   Returns:
     CocoEvaluation; None where the split has nothing to judge by.
   """
-  restored = run_lib.restore(model_dir, checkpoint)
+  restored = model_lib.restore(model_dir, checkpoint, strategy=strategy)
   names = restored.classes.names
   values = dataclasses.asdict(restored.config)
   values["data"]["root"] = data_root or restored.config.data.root
   values["eval"].update(eval_overrides or {})
   config = config_lib.resolve(values)
   split = split or config.data.val_split
-  dataset = run_lib.open_split(config, split, names)
+  dataset = data_lib.open_split(config, split, names)
   evaluator = Evaluator(restored.network, config, restored.strategy)
-  folder = output_dir or os.path.join(model_dir, "eval", split.replace("/", "_"))
-  os.makedirs(folder, exist_ok=True)
+  output_dir = output_dir or os.path.join(model_dir, "eval", split.replace("/", "_"))
+  os.makedirs(output_dir, exist_ok=True)
   if not any(results_lib.count_objects(dataset).values()):
-    _write_unjudged(folder, split, dataset, evaluator.detect(dataset.records))
+    _write_unjudged(output_dir, split, dataset, evaluator.detect(dataset.records))
     return None
   evaluation, found, results = evaluator.evaluate(dataset)
-  _write_detections(folder, results)
+  _write_detections(output_dir, results)
   metrics = {
     "split": split,
     "checkpoint": restored.checkpoint,
@@ -218,18 +223,20 @@ def evaluate_run(
     voc_evaluation = voc.evaluate_voc(dataset, results)
     metrics["voc"] = voc_evaluation.to_json()
     table += f"\n\n{voc.format_voc_table(voc_evaluation)}"
-  run_lib.write_json(os.path.join(folder, "metrics.json"), metrics)
+  files.write_json(os.path.join(output_dir, "metrics.json"), metrics)
   thresholds = evaluation.score_thresholds
-  if os.path.exists(os.path.join(model_dir, run_lib.BEST)):
-    thresholds = run_lib.load_thresholds(model_dir)
+  with contextlib.suppress(ValueError):
+    thresholds = folder.load_thresholds(model_dir, checkpoint=restored.checkpoint)
   for name, chart in draw_charts(dataset, results, thresholds).items():
-    Image.fromarray(chart).save(os.path.join(folder, f"{name}.png"))
-  pictures = os.path.join(folder, "pictures")
+    Image.fromarray(chart).save(os.path.join(output_dir, f"{name}.png"))
+  pictures = os.path.join(output_dir, "pictures")
   shown = list(zip(dataset.records, found))[: config.eval.num_pictures]
   _write_pictures(pictures, shown, names, thresholds)
   print(f"{table}\n\ncheckpoint   {restored.checkpoint}")
-  print(f"metrics      {folder}/metrics.json\ndetections   {folder}/detections.json")
-  print(f"charts       {folder}/precision_recall.png, {folder}/confusion.png")
+  print(
+    f"metrics      {output_dir}/metrics.json\ndetections   {output_dir}/detections.json"
+  )
+  print(f"charts       {output_dir}/precision_recall.png, {output_dir}/confusion.png")
   print(f"pictures     {pictures}/")
   return evaluation
 
@@ -272,7 +279,7 @@ def _write_unjudged(folder, split, dataset, found):
 def _write_detections(folder, results):
   """Writes COCO results, in one line, for those of a test set are many; the path."""
   path = os.path.join(folder, "detections.json")
-  run_lib.write_json(path, results, indent=None)
+  files.write_json(path, results, indent=None)
   return path
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from absl import logging
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from ap_detect.training import run as run_lib
+from ap_detect.runs import folder
 
 
 class _Stored(NamedTuple):
@@ -36,7 +36,7 @@ def load_initial_weights(network, path):
   in the log. Class k starts as the other run's class k, whatever their names.
 
   Args:
-    network: see run.build_network. Its variables are set on all replicas.
+    network: see runs.model.build_network. Its variables are set on all replicas.
     path: a run's folder, for its best checkpoint (the latest where none was evaluated
       yet), or a checkpoint's path.
 
@@ -67,7 +67,7 @@ def load_initial_weights(network, path):
 def _find_checkpoint(path):
   model_dir, checkpoint = (path, "") if os.path.isdir(path) else ("", path)
   try:
-    return run_lib.find_checkpoint(model_dir, checkpoint)
+    return folder.find_checkpoint(model_dir, checkpoint)
   except ValueError as error:
     raise ValueError(f"model.initial_checkpoint: {error}") from error
 

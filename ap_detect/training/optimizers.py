@@ -12,7 +12,7 @@ DECOUPLED_WEIGHT_DECAY = ("sgdw", "lamb")
 
 
 def make_optimizer(name, learning_rate, *, momentum=0.9, weight_decay=0.0):
-  """An optimiser.
+  """An optimiser, whose update XLA never compiles: with several GPUs that leaks or aborts.
 
   Args:
     name: "sgd" (with momentum), "adam", or tensorflow-addons' "sgdw" or "lamb".
@@ -29,9 +29,9 @@ def make_optimizer(name, learning_rate, *, momentum=0.9, weight_decay=0.0):
       imported.
   """
   if name == "sgd":
-    return tf.keras.optimizers.SGD(learning_rate, momentum=momentum)
+    return tf.keras.optimizers.SGD(learning_rate, momentum=momentum, jit_compile=False)
   if name == "adam":
-    return tf.keras.optimizers.Adam(learning_rate)
+    return tf.keras.optimizers.Adam(learning_rate, jit_compile=False)
   if name not in DECOUPLED_WEIGHT_DECAY:
     raise ValueError(f"optimizer must be sgd, adam, sgdw or lamb, got {name!r}")
   addons = _import_addons(name)

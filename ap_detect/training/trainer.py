@@ -2,271 +2,394 @@
 
 from __future__ import annotations
 
-import math
-import os
-import sys
+import contextlib
+import dataclasses
+import functools
 
 import tensorflow as tf
 from absl import logging
 
-from ap_detect.data import augment, pipeline
-from ap_detect.data import dataset as dataset_lib
+from ap_detect import config as config_lib
+from ap_detect import logs, losses, matching
+from ap_detect.data import pipeline
+from ap_detect.runs import data as data_lib
+from ap_detect.runs import folder, replicas
+from ap_detect.runs import lock as lock_lib
+from ap_detect.runs import model as model_lib
 from ap_detect.training import (
-  callbacks,
-  detector,
-  distribution,
+  evaluation,
   initial_weights,
+  loop,
+  monitoring,
   optimizers,
   schedules,
+  signals,
+  state,
+  validation,
 )
-from ap_detect.training import evaluation as evaluation_lib
-from ap_detect.training import run as run_lib
+from ap_detect.training import step as step_lib
+
+# Of the random streams that follow from train.seed, the one of masks in the network.
+# pipeline.py has those of order and transforms.
+_MASK_STREAM = 2
 
 
 def train(config, model_dir, *, strategy=None):
-  """Trains to the last epoch; started again, continues after the last finished one.
+  """Trains to the last epoch; started again, continues where the last start was stopped.
 
   Args:
-    config: Config.
+    config: Config. That of a run that is continued may differ from its own in what
+      config.changes allows; the run goes on with the new values, and records the change.
     model_dir: folder of the run; made if missing.
     strategy: tf.distribute strategy; None for all GPUs, or the CPU.
 
   Raises:
-    ValueError: faults in config or data, or the folder holds another run.
-    callbacks.NonFiniteLossError: a loss was not finite; checkpoints are from before.
+    ValueError: faults in config or data, or the folder holds another run, is in use, or
+      holds results without a checkpoint; nothing was changed.
+    state.NonFiniteError: a loss was not finite; checkpoints are from before.
+    KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came; the state is saved.
   """
-  train_set = open_training_split(config)
-  val_set = run_lib.open_split(config, config.data.val_split, train_set.class_names)
-  check_objects(val_set, config.data.val_split)
-  classes = run_lib.Classes(train_set.class_names, train_set.category_ids)
-  run_lib.start(model_dir, config, classes)
-  strategy = strategy or distribution.make_strategy()
-  tf.keras.utils.set_random_seed(config.train.seed)
-  batch_size = config.train.batch_size * strategy.num_replicas_in_sync
-  steps_per_epoch = math.ceil(len(train_set.records) / batch_size)
-  with strategy.scope():
-    schedule = _make_schedule(config.train, steps_per_epoch)
-    model = _make_detector(config, len(classes.names), schedule, strategy, model_dir)
-    epoch = tf.Variable(0, trainable=False, dtype=tf.int64, name="epoch")
-  managers = _make_managers(config, model_dir, model, epoch)
-  _restore_or_start(config, managers[0], model, strategy)
-  first_epoch = int(epoch.numpy())
-  batches = make_batches(
-    config,
-    train_set,
-    batch_size,
-    first_epoch * steps_per_epoch,
-    service_address=config.data.service_address,
-  )
-  writer = tf.summary.create_file_writer(os.path.join(model_dir, "tensorboard"))
-  try:
-    model.fit(
-      strategy.experimental_distribute_dataset(batches),
-      initial_epoch=first_epoch,
-      epochs=config.train.epochs,
-      steps_per_epoch=steps_per_epoch,
-      verbose=1 if sys.stdout.isatty() else 0,
-      callbacks=[
-        _step_logger(config, train_set, batch_size, schedule, writer),
-        callbacks.EpochLogger(
-          epochs=config.train.epochs,
-          steps_per_epoch=steps_per_epoch,
-          images_per_step=batch_size,
-        ),
-        callbacks.CheckpointAndValidate(
-          manager=managers[0],
-          best_manager=managers[1],
-          epoch_variable=epoch,
-          evaluator=evaluation_lib.Evaluator(model.network, config, strategy),
-          dataset=val_set,
-          class_names=classes.names,
-          model_dir=model_dir,
-          writer=writer,
-          epochs=config.train.epochs,
-          every_epochs=config.train.validate_every_epochs,
-        ),
-      ],
+  with lock_lib.lock(model_dir), logs.kept(model_dir), signals.StopSignals() as stops:
+    strategy = strategy or replicas.make_strategy()  # before TensorFlow does anything
+    is_new = folder.is_unused(model_dir)
+    train_set, val_set = _open_data(config)
+    classes = folder.Classes(train_set.class_names, tuple(train_set.category_ids))
+    if not is_new:
+      check_changes(model_dir, config, classes)
+    if config.train.deterministic:
+      tf.config.experimental.enable_op_determinism()
+    tf.keras.utils.set_random_seed(config.train.seed)
+    if config.train.jit_compile != "never":
+      logs.start_xla()
+    with strategy.scope():
+      network = _build_network(config, len(classes.names), is_new)
+      feed = step_lib.Feed()
+      optimizer = _make_optimizer(config.train, feed, network)
+      step = make_step(config, network, optimizer, feed, strategy)
+    run_state = state.TrainingState(
+      model_dir,
+      network,
+      optimizer,
+      _new_record(config, classes, strategy, len(train_set.records)),
+      keep_checkpoints=config.train.keep_checkpoints,
     )
-  except KeyboardInterrupt:
-    logging.warning(
-      "interrupted; the checkpoint of epoch %d stays, and the same command continues "
-      "from there",
-      int(epoch.numpy()),
-    )
-    raise
-  finally:
-    writer.close()
+    if is_new:
+      _start(run_state, network, config.model.initial_checkpoint)
+    else:
+      restored_from = run_state.restore_latest()
+    logs.begin(model_dir)
+    with _monitor(model_dir, run_state.record.clock.step) as (writer, metrics_file):
+      validator = validation.Validator(
+        model_dir,
+        run_state,
+        evaluation.Evaluator(network, config, strategy),
+        val_set,
+        writer,
+        epochs=config.train.epochs,
+      )
+      if not is_new:
+        _keep_best_comparable(run_state, validator, config, restored_from)
+        _enter_changes(run_state, config, strategy, len(train_set.records))
+      run_state.write_views()
+      callbacks = monitoring.make_callbacks(
+        config.train.callbacks, network, epochs=config.train.epochs
+      )
+      _make_loop(
+        config,
+        step,
+        run_state,
+        train_set,
+        strategy,
+        validate=validator.validate,
+        signals=stops,
+        metrics_file=metrics_file,
+        writer=writer,
+        callbacks=callbacks,
+      ).run()
+      _tell_end(run_state.record, config.train.epochs)
 
 
-def open_training_split(config):
-  """The split that a config trains on, without what it leaves out of training.
+def _open_data(config):
+  """The DetectionDatasets to train and to validate on."""
+  train_set = data_lib.open_training_split(config)
+  val_set = data_lib.open_split(config, config.data.val_split, train_set.class_names)
+  data_lib.check_objects(val_set, config.data.val_split)
+  return train_set, val_set
+
+
+def check_changes(model_dir, config, classes):
+  """Raises ValueError where a start would change in a run what must not change.
 
   Args:
-    config: Config; data.drop_empty_images and drop_ignored_objects say what to leave out.
+    model_dir: folder of a run with at least one checkpoint.
+    config: Config of the start.
+    classes: folder.Classes of its data.
+  """
+  record = _read_newest_record(model_dir)
+  if record is None:
+    return  # no checkpoint can be read, which restoring reports
+  saved = folder.Classes.from_json(record["classes"])
+  if saved != classes:
+    raise ValueError(
+      f"{model_dir} holds a run with {len(saved.names)} classes {saved}, but the data "
+      f"now has {len(classes.names)} classes {classes}; {_START_ANEW.format(model_dir)}"
+    )
+  changes = config_lib.changes(config_lib.resolve(record["config"]), config)
+  refused = [
+    f"{change.name}: {change.before!r} -> {change.after!r}"
+    for change in changes
+    if not change.is_allowed
+  ]
+  if refused:
+    raise ValueError(
+      "\n  ".join(
+        [f"{model_dir} holds a run of another config (saved -> now):", *refused]
+      )
+      + f"\nGive the saved values to continue it. Otherwise {_START_ANEW.format(model_dir)}"
+    )
+
+
+_START_ANEW = (
+  "start a new run from its weights: the same command with --model_dir=<another folder> "
+  "--config.model.initial_checkpoint={}"
+)
+
+
+def _read_newest_record(model_dir):
+  for path in folder.checkpoint_paths(model_dir):
+    try:
+      return folder.read_record(path)
+    except folder.UNREADABLE:
+      continue
+  return None
+
+
+def _build_network(config, num_classes, is_new):
+  model = config.model
+  if is_new and not (model.backbone_weights or model.initial_checkpoint):
+    logging.info(
+      "no model.backbone_weights: the backbone is trained from scratch, which takes "
+      "several times the images or epochs that a pretrained one takes"
+    )
+  # A run that goes on, or starts from another one, does not need the backbone's file.
+  pretrained = is_new and not model.initial_checkpoint
+  return model_lib.build_network(config, num_classes, pretrained=pretrained)
+
+
+def _make_optimizer(train, feed, network):
+  optimizer = optimizers.make_optimizer(
+    train.optimizer,
+    feed.learning_rate,
+    momentum=train.momentum,
+    weight_decay=train.weight_decay,
+  )
+  optimizers.create_state(optimizer, network.trainable_variables)
+  return optimizer
+
+
+def make_step(config, network, optimizer, feed, strategy, *, in_pieces=False):
+  """The training step of a config; call it under the strategy's scope.
+
+  Args:
+    config: Config.
+    network: see runs.model.build_network.
+    optimizer: Keras optimizer whose rate is feed.learning_rate.
+    feed: step.Feed.
+    strategy: tf.distribute strategy.
+    in_pieces: see step.TrainingStep.
 
   Returns:
-    DetectionDataset.
-
-  Raises:
-    ValueError: faults in the data, or no object to train on.
+    step.TrainingStep.
   """
-  data = config.data
-  dataset = run_lib.open_split(config, data.train_split)
-  check_objects(dataset, data.train_split)
-  chosen = dataset_lib.for_training(
-    dataset,
-    drop_empty=data.drop_empty_images,
-    drop_ignored=data.drop_ignored_objects,
+  model, train = config.model, config.train
+  is_decayed_by_optimizer = train.optimizer in optimizers.DECOUPLED_WEIGHT_DECAY
+  compile_replica = train.jit_compile == "always" or (
+    train.jit_compile == "auto" and replicas.compiles_by_default(strategy)
   )
-  dropped = [before - after for before, after in zip(_count(dataset), _count(chosen))]
-  if any(dropped):
+  return step_lib.TrainingStep(
+    network,
+    optimizer,
+    feed,
+    strategy,
+    assign_targets=functools.partial(
+      _assign_targets,
+      anchors=model_lib.make_anchors(config),
+      positive_iou=model.positive_iou,
+      negative_iou=model.negative_iou,
+      force_match=model.force_match,
+    ),
+    classification=_classification_loss(train),
+    classification_name=train.classification_loss,
+    box_loss_weight=train.box_loss_weight,
+    box_loss_normalizer=train.box_loss_normalizer,
+    weight_decay=0.0 if is_decayed_by_optimizer else train.weight_decay,
+    clip_norm=train.clip_norm,
+    compile_replica=compile_replica,
+    in_pieces=in_pieces,
+    seed=train.seed + _MASK_STREAM,
+  )
+
+
+def _assign_targets(batch, *, anchors, **options):
+  return matching.match_anchors(
+    anchors, batch["boxes"], batch["classes"], batch["ignored"], **options
+  )
+
+
+def _classification_loss(train):
+  """Function (logits, labels) -> (loss, gradient), of a TrainConfig."""
+  if train.classification_loss == "focal_loss":
+    return step_lib.with_gradient(losses.focal_loss)
+  options = {
+    "delta": train.delta,
+    "images_per_ranking": train.images_per_ranking or None,
+    "jit_compile": train.jit_compile != "never",
+  }
+  if train.classification_loss == "auc_loss":
+    return functools.partial(losses.auc_loss_and_gradient, **options)
+  return functools.partial(
+    losses.ap_loss_and_gradient, interpolated=train.interpolated, **options
+  )
+
+
+def _new_record(config, classes, strategy, split_size):
+  num_replicas = strategy.num_replicas_in_sync
+  images_per_step = config.train.batch_size * num_replicas
+  clock = state.Clock(split_size, config.train.warmup_steps * images_per_step)
+  return state.Record(
+    clock, dataclasses.asdict(config), classes._asdict(), num_replicas
+  )
+
+
+def _start(run_state, network, initial_checkpoint):
+  """Gives a new run its first checkpoint."""
+  if initial_checkpoint:
+    initial_weights.load_initial_weights(network, initial_checkpoint)
+  run_state.save()
+
+
+@contextlib.contextmanager
+def _monitor(model_dir, step):
+  """(tf.summary writer, MetricsFile) of a run that is at some step."""
+  writer = monitoring.open_tensorboard(model_dir, step)
+  metrics_file = monitoring.MetricsFile(model_dir, step)
+  try:
+    yield writer, metrics_file
+  finally:
+    writer.close()
+    metrics_file.close()
+
+
+def _keep_best_comparable(run_state, validator, config, restored_from):
+  """Has the best checkpoint judged by the settings that later ones will be judged by."""
+  record = run_state.record
+  before = config_lib.resolve(record.config)
+  if not record.best or validation.is_judged_alike(before, config):
+    return
+  best = validator.judge_best_again()
+  run_state.restore(restored_from)
+  run_state.record.best = best
+
+
+def _enter_changes(run_state, config, strategy, split_size):
+  """Takes over what this start changes, and says so and where the run is."""
+  record, clock = run_state.record, run_state.record.clock
+  before = config_lib.resolve(record.config)
+  changes = {
+    change.name: [change.before, change.after]
+    for change in config_lib.changes(before, config)
+  }
+  num_replicas = strategy.num_replicas_in_sync
+  if record.replicas != num_replicas:
+    changes["replicas"] = [record.replicas, num_replicas]
+  if clock.split_size != split_size:
+    changes["images of the training split"] = [clock.split_size, split_size]
+    clock.resize(split_size)
+    record.epoch_sums, record.is_epoch_end = {}, False
+  record.config, record.replicas = dataclasses.asdict(config), num_replicas
+  for name, (old, new) in changes.items():
     logging.info(
-      "left out of training: %d images without objects, %d ignored objects", *dropped
+      "changed at step %d: %s is %r now, %r before", clock.step, name, new, old
     )
-  return chosen
-
-
-def _count(dataset):
-  """(images, objects)."""
-  return len(dataset.records), sum(len(record.boxes) for record in dataset.records)
-
-
-def check_objects(dataset, split):
-  """Raises ValueError where a split has no object to train or validate on."""
-  if not dataset.has_labels:
-    raise ValueError(
-      f"split {split!r} has no labels: its {len(dataset.records)} images are not "
-      "annotated; it can be neither trained nor validated on"
+  if changes:
+    record.changes.append({"step": clock.step, "changes": changes})
+  epochs = config.train.epochs
+  if clock.epochs_done >= epochs:
+    logging.info(
+      "this run is finished: %.2f of %d epochs are done. To train on, give more: "
+      "--config.train.epochs=%d",
+      *(clock.epochs_done, epochs, 2 * epochs),
     )
-  num_objects = sum(int((~record.ignored).sum()) for record in dataset.records)
-  if not num_objects:
-    raise ValueError(
-      f"split {split!r} requires at least one object that is neither crowd nor "
-      f"difficult; its {len(dataset.records)} images have none"
-    )
+    return
+  rate = _make_schedule(config.train, clock)(clock.epochs_done, clock.images)
+  logging.info(
+    "continuing at step %d, epoch %.2f of %d, learning rate %.3g",
+    *(clock.step, clock.epochs_done, epochs, rate),
+  )
 
 
-def _make_schedule(train, steps_per_epoch):
-  return schedules.WarmupSchedule(
+def _tell_end(record, epochs):
+  """Says that a training is finished, and what came of it."""
+  clock, best = record.clock, record.best
+  is_finished = clock.epochs_done >= epochs
+  logging.info(
+    "training %s at step %d, epoch %.2f of %d%s",
+    "is finished" if is_finished else "was stopped by a callback",
+    *(clock.step, clock.epochs_done, epochs),
+    f"; best validation AP {best['metrics']['AP']:.3f} ({best['checkpoint']})"
+    if best
+    else "",
+  )
+
+
+def _make_schedule(train, clock):
+  return schedules.Schedule(
     train.learning_rate,
-    kind=train.schedule,
-    total_steps=train.epochs * steps_per_epoch,
-    decay_steps=[epoch * steps_per_epoch for epoch in train.decay_epochs],
+    train.schedule,
+    epochs=train.epochs,
+    decay_epochs=train.decay_epochs,
     decay_factor=train.decay_factor,
-    warmup_steps=train.warmup_steps,
+    warmup_images=clock.warmup_images,
     warmup_start_factor=train.warmup_start_factor,
   )
 
 
-def _make_detector(config, num_classes, schedule, strategy, model_dir):
+def _make_loop(config, step, run_state, train_set, strategy, **parts):
   train = config.train
-  # A run that goes on, or starts from another one, does not need the backbone's file.
-  has_checkpoint = (
-    run_lib.latest_checkpoint(model_dir) or config.model.initial_checkpoint
-  )
-  if not (config.model.backbone_weights or config.model.initial_checkpoint):
-    logging.info(
-      "no model.backbone_weights: the backbone is trained from scratch, which takes "
-      "several times the pictures or epochs that a pretrained one takes"
+  batch_size = train.batch_size * strategy.num_replicas_in_sync
+
+  def batches(position):
+    return strategy.experimental_distribute_dataset(
+      data_lib.make_batches(
+        config,
+        train_set,
+        batch_size,
+        position,
+        service_address=config.data.service_address,
+      )
     )
-  network = run_lib.build_network(config, num_classes, pretrained=not has_checkpoint)
-  compile_step = train.jit_compile == "always" or (
-    train.jit_compile == "auto" and distribution.compiles_by_default(strategy)
-  )
-  model = detector.Detector(
-    network,
-    run_lib.make_anchors(config),
-    model=config.model,
-    train=train,
-    compile_step=compile_step,
-  )
-  optimizer = optimizers.make_optimizer(
-    train.optimizer,
-    schedule,
-    momentum=train.momentum,
-    weight_decay=train.weight_decay,
-  )
-  model.compile(optimizer=optimizer)
-  return model
 
-
-def _make_managers(config, model_dir, model, epoch):
-  """CheckpointManagers of the latest epochs and of the best one."""
-  latest = tf.train.CheckpointManager(
-    tf.train.Checkpoint(network=model.network, optimizer=model.optimizer, epoch=epoch),
-    os.path.join(model_dir, "checkpoints"),
-    max_to_keep=config.train.keep_checkpoints,
-    checkpoint_name="epoch",
-  )
-  # Two, so that best.json never names a checkpoint that is already gone.
-  best = tf.train.CheckpointManager(
-    tf.train.Checkpoint(network=model.network),
-    os.path.join(model_dir, "best"),
-    max_to_keep=2,
-    checkpoint_name="epoch",
-  )
-  return latest, best
-
-
-def _restore_or_start(config, manager, model, strategy):
-  """Restores the latest checkpoint, or saves that of epoch 0 with the initial weights."""
-  with strategy.scope():
-    optimizers.create_state(model.optimizer, model.network.trainable_variables)
-  path = manager.restore_or_initialize()
-  if path:
-    logging.info("continuing from %s", path)
-    return
-  if config.model.initial_checkpoint:
-    initial_weights.load_initial_weights(model.network, config.model.initial_checkpoint)
-  manager.save(checkpoint_number=0)
-
-
-def make_batches(config, dataset, batch_size, first_step=0, *, service_address=""):
-  """The training batches of a config: `pipeline.training_batches` with its augmentation.
-
-  Args:
-    config: Config.
-    dataset: DetectionDataset of the training split.
-    batch_size: images a batch, over all replicas.
-    first_step: number of the first batch.
-    service_address: of a tf.data service, see `pipeline.training_batches`.
-
-  Returns:
-    See `pipeline.training_batches`.
-  """
-  return pipeline.training_batches(
-    dataset,
-    steps=augmentation_steps(config.data),
-    batch_size=batch_size,
-    seed=config.train.seed,
-    first_step=first_step,
-    service_address=service_address,
-  )
-
-
-def augmentation_steps(data):
-  """The steps of a DataConfig's augmentation, see `augment`; list."""
-  options = {
-    "horizontal_flip": data.horizontal_flip,
-    "color_strength": data.color_jitter,
-  }
-  if data.augmentation == "ssd":
-    return augment.ssd_steps(data.image_size_px, **options)
-  return augment.zoom_steps(data.image_size_px, zoom_range=data.zoom_range, **options)
-
-
-def _step_logger(config, dataset, batch_size, schedule, writer):
-  def image_ids_of_step(step):
+  def image_ids(position, count):
     if config.data.service_address:
       return "unknown (a tf.data service keeps no fixed order)"
-    indices = pipeline.images_of_step(
-      len(dataset.records), step, batch_size=batch_size, seed=config.train.seed
+    indices = pipeline.images_at(
+      len(train_set.records), position, count, seed=train.seed
     )
-    return [dataset.records[index].image_id for index in indices]
+    return [train_set.records[index].image_id for index in indices]
 
-  return callbacks.StepLogger(
-    writer,
-    schedule=schedule,
-    images_per_step=batch_size,
-    image_ids_of_step=image_ids_of_step,
+  return loop.TrainingLoop(
+    step,
+    run_state,
+    schedule=_make_schedule(train, run_state.record.clock),
+    batches=batches,
+    pace=loop.Pace(
+      epochs=train.epochs,
+      batch_size=batch_size,
+      steps_per_execution=train.steps_per_execution,
+      log_every_steps=train.log_every_steps,
+      checkpoint_every_minutes=train.checkpoint_every_minutes,
+      validate_every_epochs=train.validate_every_epochs,
+    ),
+    image_ids=image_ids,
+    **parts,
   )

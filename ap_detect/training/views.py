@@ -10,7 +10,7 @@ from ap_detect import boxes as box_ops
 from ap_detect import config as config_lib
 from ap_detect.data.pipeline import View
 from ap_detect.models import detections
-from ap_detect.training import run as run_lib
+from ap_detect.runs import model as model_lib
 
 # Every stride up to P5's divides a canvas; its longer side grows by steps, so that a
 # dataset's aspects need few canvases, each of which is one compiled graph.
@@ -89,7 +89,7 @@ def make_detect(network, views: tuple[View, ...], config: config_lib.Config):
   """
   evaluation = config.eval
   layouts = [
-    (run_lib.make_anchors(config, size), run_lib.level_sizes(config, size))
+    (model_lib.make_anchors(config, size), model_lib.level_sizes(config, size))
     for size in (view.canvas_size for view in views)
   ]
 

@@ -14,17 +14,18 @@ from ap_detect import config as config_lib
 from ap_detect.anchor_coverage import AnchorSetting
 from ap_detect.commands import check, check_report
 from ap_detect.data import dataset, shapes
-from ap_detect.training import run
+from ap_detect.runs import files
+from ap_detect.runs import model as model_lib
 
 NUM_TRAIN, NUM_VAL = 5, 3
 
 
 def read_annotations(root, split):
-  return run.read_json(os.path.join(root, f"annotations/instances_{split}.json"))
+  return files.read_json(os.path.join(root, f"annotations/instances_{split}.json"))
 
 
 def write_annotations(root, split, content):
-  run.write_json(os.path.join(root, f"annotations/instances_{split}.json"), content)
+  files.write_json(os.path.join(root, f"annotations/instances_{split}.json"), content)
 
 
 @pytest.fixture
@@ -65,8 +66,8 @@ class TestReport:
   def test_numbers(self, folder, config_of, tmp_path):
     config = config_of(folder)
     text = check.check(config, str(tmp_path / "out"))
-    numbers = run.read_json(str(tmp_path / "out" / "report.json"))
-    anchors = run.make_anchors(config)
+    numbers = files.read_json(str(tmp_path / "out" / "report.json"))
+    anchors = model_lib.make_anchors(config)
     for split, role, count in (
       ("train", "training", NUM_TRAIN),
       ("val", "validation", NUM_VAL),
@@ -116,7 +117,7 @@ class TestReport:
     changes = {"model.anchor_base_scale": 0.5, "model.anchor_octave_scales": [1.0]}
     config = config_of(folder, {**changes, "model.force_match": False})
     text = check.check(config, str(tmp_path / "out"))
-    numbers = run.read_json(str(tmp_path / "out" / "report.json"))
+    numbers = files.read_json(str(tmp_path / "out" / "report.json"))
     listed = numbers["worst_uncovered"]
     assert 0 < len(listed) <= check_report.NUM_LISTED
     assert [item["best_iou"] for item in listed] == sorted(
@@ -153,7 +154,7 @@ class TestReport:
   def test_warped_pictures(self, folder, config_of, tmp_path):
     config = config_of(folder, {"data.augmentation": "ssd"})
     text = check.check(config, str(tmp_path / "out"))
-    numbers = run.read_json(str(tmp_path / "out" / "report.json"))
+    numbers = files.read_json(str(tmp_path / "out" / "report.json"))
     # 64 x 96 becomes 128 x 128: ratios grow by 96 / 64 beside those of the files.
     boxes = np.array([item["bbox"] for item in objects_of(folder, "train")])
     assert numbers["splits"]["training"]["quantiles"]["aspect_ratio"][
@@ -182,7 +183,7 @@ class TestFaults:
     break_box(folder, "val", 0)
     config = config_of(folder, {"data.skip_faulty": True})
     text = check.check(config, str(tmp_path / "out"))
-    numbers = run.read_json(str(tmp_path / "out" / "report.json"))
+    numbers = files.read_json(str(tmp_path / "out" / "report.json"))
     for split in numbers["splits"].values():
       assert len(split["skipped"]) == 1
       assert split["skipped"][0] in text
@@ -218,8 +219,10 @@ class TestCommand:
     with pytest.raises(SystemExit) as caught:
       self.run_main(monkeypatch, config_of(folder), tmp_path / "out")
     lines = caught.value.code.split("\n")  # a text means status 1
-    assert len(lines) == 1 + dataset.LISTED_FAULTS + 10
-    assert lines[0] == f"error: faults in the data ({len(lines) - 1}):"
+    count = dataset.LISTED_FAULTS + 10
+    assert lines[0] == f"error: {count} faults in the data:"
+    assert [line.startswith("  annotations/") for line in lines[1:-1]] == [True] * count
+    assert lines[-1] == dataset.SKIP
     assert not (tmp_path / "out").exists()
 
   def test_prints_the_report(self, make_config, tmp_path, monkeypatch, capsys):

@@ -1,15 +1,17 @@
 """predict: which files it takes, what it writes, and when it writes nothing."""
 
 import os
+import types
 
 import numpy as np
 import pytest
-from absl.testing import flagsaver
 from PIL import Image
 
 from ap_detect.commands import predict
 from ap_detect.data import dataset, shapes
-from ap_detect.training import evaluation, run
+from ap_detect.runs import files
+from ap_detect.runs import folder as folder_lib
+from ap_detect.training import evaluation
 
 
 @pytest.fixture
@@ -55,7 +57,7 @@ class TestPredict:
     output_dir = str(folder.parent / "out")
     paths = predict.find_pictures([str(folder)])
     written = predict.predict(trained_run, paths, output_dir, score_threshold=0.0)
-    entries = run.read_json(written)
+    entries = files.read_json(written)
     assert [entry["file"] for entry in entries] == paths
     pictures = [os.path.basename(entry["picture"]) for entry in entries]
     assert pictures == ["a.png", "b.png", "a_2.png"]
@@ -86,7 +88,7 @@ class TestPredict:
 
     def scores(name, **options):
       path = predict.predict(trained_run, paths, str(folder.parent / name), **options)
-      found = run.read_json(path)[0]["detections"]
+      found = files.read_json(path)[0]["detections"]
       return [(item["label"], item["score"]) for item in found]
 
     everything = scores("all", score_threshold=0.0)
@@ -94,8 +96,23 @@ class TestPredict:
     above = scores("above", score_threshold=middle)
     assert above == [item for item in everything if item[1] >= middle]
     assert 0 < len(above) < len(everything)
-    own = run.load_thresholds(trained_run).per_class
+    own = folder_lib.load_thresholds(trained_run).per_class
     assert scores("own") == [item for item in everything if item[1] >= own[item[0]]]
+
+  def test_thresholds_are_those_of_the_checkpoint(
+    self, trained_run, folder, monkeypatch
+  ):
+    asked = []
+    original = folder_lib.load_thresholds
+
+    def load_thresholds(model_dir, score_threshold, *, checkpoint):
+      asked.append(os.path.relpath(checkpoint, trained_run))
+      return original(model_dir, score_threshold, checkpoint=checkpoint)
+
+    monkeypatch.setattr(folder_lib, "load_thresholds", load_thresholds)
+    paths = [str(folder / "a.png")]
+    predict.predict(trained_run, paths, str(folder.parent / "x"), checkpoint="latest")
+    assert asked == ["checkpoints/step-9-validated"]
 
   def test_faulty_files_are_listed_together(self, trained_run, folder):
     whole = (folder / "a.png").read_bytes()
@@ -121,11 +138,13 @@ class TestPredict:
     assert not (tmp_path / "out").exists()
 
 
-def test_command(trained_run, folder, capsys, tmp_path):
+def test_command(trained_run, folder, capsys, tmp_path, monkeypatch):
   output_dir = str(tmp_path / "out")
-  with flagsaver.as_parsed(
-    model_dir=trained_run, output_dir=output_dir, checkpoint="", score_threshold="0.9"
-  ):
-    predict.main(["predict", str(folder / "a.png")])
+  options = {"MODEL_DIR": trained_run, "OUTPUT_DIR": output_dir}
+  options.update(CHECKPOINT="", SCORE_THRESHOLD=0.9)
+  for name, value in options.items():
+    flag = types.SimpleNamespace(value=value)
+    monkeypatch.setattr(predict, name, flag, raising=False)
+  predict.main(["predict", str(folder / "a.png")])
   assert "1 pictures written to" in capsys.readouterr().out
-  assert len(run.read_json(os.path.join(output_dir, "predictions.json"))) == 1
+  assert len(files.read_json(os.path.join(output_dir, "predictions.json"))) == 1

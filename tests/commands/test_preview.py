@@ -11,23 +11,25 @@ from PIL import Image
 from ap_detect import config as config_lib
 from ap_detect.commands import preview
 from ap_detect.data import pipeline, shapes
-from ap_detect.training import run, trainer
+from ap_detect.runs import data as data_lib
+from ap_detect.runs import files
+from ap_detect.runs import model as model_lib
 
 
 def test_pictures_are_the_trainers(make_config):
   config = make_config({"data.zoom_range": [0.6, 1.2], "data.color_jitter": 1.0})
   previews = preview.make_previews(config, 6)
-  dataset = trainer.open_training_split(config)
+  dataset = data_lib.open_training_split(config)
   indices = [
     index
-    for step in range(2)
-    for index in pipeline.images_of_step(len(dataset.records), step, batch_size=4)
+    for position in (0, 4)
+    for index in pipeline.images_at(len(dataset.records), position, 4)
   ]
   assert [item.image_id for item in previews] == [
     dataset.records[index].image_id for index in indices[:6]
   ]
-  batch = next(iter(trainer.make_batches(config, dataset, 4)))
-  anchors = run.make_anchors(config)
+  batch = next(iter(data_lib.make_batches(config, dataset, 4)))
+  anchors = model_lib.make_anchors(config)
   for i, item in enumerate(previews[:2]):
     boxes, classes, ignored = (
       batch[name][i].numpy() for name in ("boxes", "classes", "ignored")
@@ -76,10 +78,10 @@ def test_what_training_leaves_out_is_left_out(make_config, tmp_path):
   root = str(tmp_path / "data")
   made = shapes.make_shapes("train", num_images=3, image_size_px=(64, 64))
   path = shapes.write_shapes(made, root, "train")
-  content = run.read_json(path)
+  content = files.read_json(path)
   for item in content["annotations"]:
     item["iscrowd"] = int(item["image_id"] != 2)
-  run.write_json(path, content)
+  files.write_json(path, content)
   options = {"data.format": "coco", "data.root": root}
   dropping = {"data.drop_ignored_objects": True, "data.drop_empty_images": True}
   everything = preview.make_previews(make_config(options), 3)

@@ -5,7 +5,7 @@ import pytest
 
 from ap_detect.commands import write_tfrecords
 from ap_detect.data import shapes, tfrecords
-from ap_detect.training import run, trainer
+from ap_detect.runs import data as data_lib
 
 
 def test_training_on_the_shards_sees_the_same_batches(make_config, tmp_path):
@@ -21,7 +21,7 @@ def test_training_on_the_shards_sees_the_same_batches(make_config, tmp_path):
   )
   assert len(list(tmp_path.iterdir())) > 4
   first, second = (
-    trainer.make_batches(item, trainer.open_training_split(item), 4, first_step=2)
+    data_lib.make_batches(item, data_lib.open_training_split(item), 4, first_position=8)
     for item in (config, sharded)
   )
   for batch, other in zip(first.take(3), second.take(3)):
@@ -57,6 +57,6 @@ def test_a_joined_split_needs_a_name(make_config, tmp_path):
   with pytest.raises(ValueError, match="must have a name of letters"):
     write_tfrecords.write(config, "one+two", str(tmp_path))
   write_tfrecords.write(config, "one+two", str(tmp_path), name="both")
-  both = run.open_split(config, "both")
+  both = data_lib.open_split(config, "both")
   assert len(both.records) == 2 * 12
   assert len({record.image_id for record in both.records}) == 24

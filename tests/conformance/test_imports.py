@@ -23,16 +23,21 @@ MAY_IMPORT = {
   "": BASE,  # ap_detect/__init__.py
   "legacy_keras": (),
   **{part: BASE for part in PURE},
-  "command_line": ("config",),
+  "config_rules": (),
+  "config_fields": ("config_rules",),
+  "config": ("config_rules", "config_fields"),
+  "logs": (),
+  "command_line": ("config", "config_rules", "logs"),
   "anchors": ("boxes",),
   "anchor_coverage": ("boxes", "anchors"),
   "matching": ("boxes", "losses"),
   "models": ("boxes", "anchors"),
   "data": ("boxes", "images"),
   "metrics": ("data",),
-  "training": (*PURE, *MIDDLE),
+  "runs": (*PURE, *MIDDLE),
+  "training": (*PURE, *MIDDLE, "logs", "runs"),
   "serving": ("models", "images"),
-  "commands": (*PURE, *MIDDLE, "command_line", "training", "serving"),
+  "commands": (*PURE, *MIDDLE, "command_line", "runs", "training", "serving"),
 }
 
 
@@ -88,9 +93,10 @@ def test_the_list_itself_has_no_circle():
     placed |= free
 
 
-def test_the_configuration_loads_without_tensorflow():
-  # --help and a wrong flag are answered at once.
-  code = "import sys, ap_detect.command_line; print('tensorflow' in sys.modules)"
+# --help, a wrong flag and a run's folder that is in use are answered at once.
+@pytest.mark.parametrize("module", ["command_line", "logs", "runs.lock", "runs.files"])
+def test_what_is_needed_first_loads_without_tensorflow(module):
+  code = f"import sys, ap_detect.{module}; print('tensorflow' in sys.modules)"
   result = subprocess.run(
     [sys.executable, "-c", code],
     capture_output=True,

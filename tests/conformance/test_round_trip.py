@@ -17,7 +17,7 @@ from ap_detect.data import shapes
 pytestmark = pytest.mark.slow
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-EPOCHS = 3
+EPOCHS, STEPS_PER_EPOCH = 3, 6
 SMALL = [
   "--config=configs/shapes.py",
   "--config.model.backbone=csp_darknet_nano",
@@ -77,7 +77,7 @@ def stop_in_second_epoch(model_dir, signal_number, *options):
   return process.returncode, stderr
 
 
-def checkpoint_epochs(model_dir):
+def checkpoint_steps(model_dir):
   names = [path.stem for path in (model_dir / "checkpoints").glob("*.index")]
   return sorted(int(name.split("-")[1]) for name in names)
 
@@ -104,7 +104,7 @@ def killed(folder):
   model_dir = folder / "killed"
   code, _ = stop_in_second_epoch(model_dir, signal.SIGKILL)
   assert code == -signal.SIGKILL
-  assert max(checkpoint_epochs(model_dir)) < EPOCHS
+  assert max(checkpoint_steps(model_dir)) < EPOCHS * STEPS_PER_EPOCH
   finish("train.py", *SMALL, f"--model_dir={model_dir}")
   return model_dir
 
@@ -164,7 +164,9 @@ def test_ctrl_c_leaves_a_usable_checkpoint(folder):
   model_dir = folder / "interrupted"
   code, stderr = stop_in_second_epoch(model_dir, signal.SIGINT)
   assert code == 130
-  assert "the same command continues from there" in stderr
+  assert "stopped; saved at step " in stderr
+  assert "where the same command continues" in stderr
+  assert STEPS_PER_EPOCH <= max(checkpoint_steps(model_dir)) < 2 * STEPS_PER_EPOCH
   assert "Traceback" not in stderr
   finish("evaluate.py", f"--model_dir={model_dir}", "--checkpoint=latest")
 
@@ -180,7 +182,7 @@ def test_rate_that_breaks_training(folder):
   assert process.returncode == 1
   assert "Traceback" not in stderr
   assert "step 1, images [" in stderr
-  assert checkpoint_epochs(model_dir) == [0]
+  assert checkpoint_steps(model_dir) == [0]
 
 
 @pytest.mark.parametrize(

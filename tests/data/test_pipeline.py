@@ -40,7 +40,8 @@ def make_dataset(count=5, height=40, width=50):
 
 
 def take(data, count, **options):
-  order = {key: options.pop(key) for key in ("seed", "first_step") if key in options}
+  names = [name for name in ("seed", "first_position") if name in options]
+  order = {name: options.pop(name) for name in names}
   batch_size = options.pop("batch_size", 2)
   steps = augment.zoom_steps(SIZE, **options)
   batches = pipeline.training_batches(data, steps=steps, batch_size=batch_size, **order)
@@ -88,16 +89,28 @@ def test_the_seed_fixes_order_and_augmentation():
   assert_same(first, take(data, 6, seed=3, **AUGMENTED))
   other = take(data, 6, seed=4, **AUGMENTED)
   assert all(np.abs(a["image"] - b["image"]).max() > 1 for a, b in zip(first, other))
-  orders = [pipeline.images_of_step(50, 0, batch_size=50, seed=s) for s in (3, 4)]
+  orders = [pipeline.images_at(50, 0, 50, seed=seed) for seed in (3, 4)]
   assert orders[0] != orders[1]
 
 
-@pytest.mark.parametrize("first_step", [1, 2, 5, 13])
-def test_a_stream_can_be_continued_anywhere(first_step):
+@pytest.mark.parametrize("batches_before", [1, 2, 5, 13])
+def test_a_stream_can_be_continued_anywhere(batches_before):
   data = make_dataset()  # 5 images in batches of 2: batches lie across two passes
-  whole = take(data, first_step + 4, **AUGMENTED)
-  rest = take(data, 4, first_step=first_step, **AUGMENTED)
-  assert_same(whole[first_step:], rest)
+  whole = take(data, batches_before + 4, **AUGMENTED)
+  rest = take(data, 4, first_position=2 * batches_before, **AUGMENTED)
+  assert_same(whole[batches_before:], rest)
+
+
+@pytest.mark.parametrize("first_position", [1, 7, 12])
+def test_a_stream_can_be_continued_in_batches_of_another_size(first_position):
+  data = make_dataset()
+  ones = take(data, first_position + 6, batch_size=1, **AUGMENTED)[first_position:]
+  joined = [
+    {name: np.concatenate([batch[name] for batch in ones[at : at + 3]]) for name in one}
+    for at, one in ((0, ones[0]), (3, ones[3]))
+  ]
+  found = take(data, 2, batch_size=3, first_position=first_position, **AUGMENTED)
+  assert_same(joined, found)
 
 
 def test_each_pass_has_each_image_once_in_a_new_order():
@@ -109,10 +122,10 @@ def test_each_pass_has_each_image_once_in_a_new_order():
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 12])
-def test_images_of_step_names_the_images_of_the_batch(batch_size):
+def test_images_at_names_the_images_of_the_batch(batch_size):
   data = make_dataset()
   for step, batch in enumerate(take(data, 6, batch_size=batch_size, seed=7)):
-    named = pipeline.images_of_step(5, step, batch_size=batch_size, seed=7)
+    named = pipeline.images_at(5, step * batch_size, batch_size, seed=7)
     assert named == numbers_of(batch)
 
 
@@ -124,7 +137,7 @@ def test_a_batch_may_be_larger_than_the_data():
 
 
 def test_pictures_of_one_image_differ_from_pass_to_pass():
-  batches = take(make_dataset(1), 8, batch_size=1, zoom_range=(0.5, 2.0))
+  batches = take(make_dataset(1), 16, batch_size=1, zoom_range=(0.5, 2.0))
   shares = {round(float(np.mean(batch["image"] == 0)), 4) for batch in batches}
   assert len(shares) > 4
 
@@ -218,9 +231,8 @@ def test_the_order_is_that_of_a_shuffle_a_pass():
     for number in range(4)
     for index in tf.random.experimental.stateless_shuffle(tf.range(7), [5, number])
   ]
-  found = pipeline.images_of_step(7, 0, batch_size=28, seed=5)
-  assert found == expected
-  assert pipeline.images_of_step(7, 3, batch_size=3, seed=5) == expected[9:12]
+  assert pipeline.images_at(7, 0, 28, seed=5) == expected
+  assert pipeline.images_at(7, 9, 3, seed=5) == expected[9:12]
 
 
 def test_a_service_makes_every_position_once(tmp_path):
@@ -234,7 +246,7 @@ def test_a_service_makes_every_position_once(tmp_path):
   data = dataclasses.replace(data, records=tuple(records))
   tfrecords.write_tfrecords(data, str(tmp_path), "train", shard_bytes=1)
   data = tfrecords.read_tfrecords(tmp_path, "train")
-  options = {"batch_size": 1, "seed": 3, "first_step": 4, **AUGMENTED}
+  options = {"batch_size": 1, "seed": 3, "first_position": 4, **AUGMENTED}
   service = tf.data.experimental.service
   dispatcher = service.DispatchServer()
   address = dispatcher.target.partition("://")[2]

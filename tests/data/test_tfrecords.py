@@ -163,10 +163,10 @@ def test_batches_are_those_of_the_files(voc, tmp_path):
   sharded = tfrecords.read_tfrecords(tmp_path / "out", "train")
   assert len({record.image.path for record in sharded.records}) > 1
   steps = augment.zoom_steps((64, 64), zoom_range=(0.5, 2.0))
-  for first_step in (0, 4):
+  for first_position in (0, 8):
     batches, expected = (
       pipeline.training_batches(
-        data, steps=steps, batch_size=2, seed=3, first_step=first_step
+        data, steps=steps, batch_size=2, seed=3, first_position=first_position
       ).take(6)
       for data in (sharded, files)
     )

@@ -12,8 +12,9 @@ import tensorflow as tf
 from PIL import Image
 
 from ap_detect.data import shapes
+from ap_detect.runs import model as model_lib
 from ap_detect.serving import saved_model
-from ap_detect.training import evaluation, run
+from ap_detect.training import evaluation
 
 OUTPUTS = {
   "detection_boxes",
@@ -92,7 +93,7 @@ def class_thresholds(found):
 def export(restored_run, folder, class_thresholds):
   return saved_model.export(
     restored_run.network,
-    run.make_detect(restored_run.config),
+    model_lib.make_detect(restored_run.config),
     folder,
     image_size=restored_run.config.data.image_size_px,
     class_names=restored_run.classes.names,

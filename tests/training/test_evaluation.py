@@ -16,10 +16,12 @@ from pycocotools.cocoeval import COCOeval
 from ap_detect import boxes as box_ops
 from ap_detect.data import augment, pipeline, shapes
 from ap_detect.data import dataset as dataset_lib
-from ap_detect.metrics import METRIC_NAMES
+from ap_detect.metrics import METRIC_NAMES, score_thresholds
 from ap_detect.models import retinanet
+from ap_detect.runs import files, folder
+from ap_detect.runs import model as model_lib
 from ap_detect.serving import saved_model
-from ap_detect.training import evaluation, run
+from ap_detect.training import evaluation
 
 INPUT_BOX = np.array([10.0, 25.0, 30.0, 75.0], np.float32)
 
@@ -82,7 +84,7 @@ def records(tmp_path):
 
 
 def make_evaluator(config, devices=("CPU:0",)):
-  network = OneBoxNetwork(run.make_anchors(config))
+  network = OneBoxNetwork(model_lib.make_anchors(config))
   strategy = tf.distribute.MirroredStrategy(list(devices))
   return evaluation.Evaluator(network, config, strategy), network
 
@@ -136,7 +138,7 @@ class TestDetect:
     network.seen.clear()
     module = saved_model.ServingModule(
       network,
-      run.make_detect(config),
+      model_lib.make_detect(config),
       image_size=config.data.image_size_px,
       class_thresholds=[0.0] * 3,
       labels_path=record.image,
@@ -161,7 +163,7 @@ def evaluated(trained_run, tmp_path_factory):
 class TestEvaluateRun:
   def test_metrics_file(self, evaluated):
     model_dir, found = evaluated
-    metrics = run.read_json(os.path.join(model_dir, "eval", "val", "metrics.json"))
+    metrics = files.read_json(os.path.join(model_dir, "eval", "val", "metrics.json"))
     assert {*METRIC_NAMES, "per_class"} <= set(metrics)
     assert set(metrics["per_class"]) == set(shapes.CLASS_NAMES)
     assert metrics["num_images"] == 4
@@ -169,7 +171,7 @@ class TestEvaluateRun:
     assert metrics["checkpoint"].startswith(os.path.join(model_dir, "best", "epoch-"))
     assert metrics["eval"]["score_threshold"] == 0.0
     assert metrics["AP"] == found.metrics["AP"] is not None
-    best = run.read_json(os.path.join(model_dir, "best.json"))
+    best = files.read_json(os.path.join(model_dir, "best.json"))
     assert metrics["AP"] == pytest.approx(best["metrics"]["AP"], abs=1e-6)
 
   def test_detections_file_gives_the_same_figures_elsewhere(self, evaluated, tmp_path):
@@ -188,8 +190,8 @@ class TestEvaluateRun:
 
   def test_thresholds_do_not_cut(self, evaluated):
     model_dir, _ = evaluated
-    results = run.read_json(os.path.join(model_dir, "eval", "val", "detections.json"))
-    lowest = min(run.load_thresholds(model_dir).per_class.values())
+    results = files.read_json(os.path.join(model_dir, "eval", "val", "detections.json"))
+    lowest = min(folder.load_thresholds(model_dir).per_class.values())
     assert min(result["score"] for result in results) < lowest
     for image_id in (1, 2, 3, 4):  # max_detections of each, for no score is too low
       assert sum(result["image_id"] == image_id for result in results) == 100
@@ -203,10 +205,10 @@ class TestEvaluateRun:
     on_test = evaluation.evaluate_run(model_dir, split="test", checkpoint="latest")
     assert on_test.num_objects != on_val.num_objects
     for split, found in (("val", on_val), ("test", on_test)):
-      metrics = run.read_json(os.path.join(model_dir, "eval", split, "metrics.json"))
+      metrics = files.read_json(os.path.join(model_dir, "eval", split, "metrics.json"))
       assert (metrics["split"], metrics["AP"]) == (split, found.metrics["AP"])
     printed = capsys.readouterr().out
-    assert os.path.join("checkpoints", "epoch-3") in printed
+    assert os.path.join("checkpoints", "step-9-validated") in printed
     assert "Average Precision  (AP)" in printed
 
   def test_split_that_does_not_exist(self, evaluated):
@@ -227,7 +229,9 @@ def test_keep_confident_goes_by_class():
     np.array([0.9, 0.5, 0.5], np.float32),
     np.array([1, 1, 2], np.int32),
   )
-  thresholds = run.ScoreThresholds(0.6, 1.0, {"a": 0.6, "b": 0.5}, {"a": 1.0, "b": 1.0})
+  thresholds = score_thresholds.ScoreThresholds(
+    0.6, 1.0, {"a": 0.6, "b": 0.5}, {"a": 1.0, "b": 1.0}
+  )
   kept = evaluation.keep_confident(found, ["a", "b"], thresholds)
   assert kept.scores.tolist() == pytest.approx([0.9, 0.5])
   assert kept.classes.tolist() == [1, 2]

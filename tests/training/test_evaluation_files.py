@@ -13,7 +13,11 @@ from PIL import Image
 
 from ap_detect.data import shapes
 from ap_detect.metrics import evaluate_voc
-from ap_detect.training import evaluation, run
+from ap_detect.runs import data as data_lib
+from ap_detect.runs import files
+from ap_detect.runs import folder as folder_lib
+from ap_detect.runs import model as model_lib
+from ap_detect.training import evaluation
 
 
 class StandIn(evaluation.Evaluator):
@@ -37,10 +41,17 @@ def evaluate(make_config, tmp_path, monkeypatch, capsys):
   """Function (dataset, split) -> (what evaluate_run returns, eval folder, printed)."""
 
   def run_it(dataset, split="val"):
-    classes = run.Classes(dataset.class_names, dataset.category_ids)
-    restored = run.RestoredRun(make_config(), classes, None, None, "the/checkpoint")
-    monkeypatch.setattr(run, "restore", lambda *_: restored)
-    monkeypatch.setattr(run, "open_split", lambda *_: dataset)
+    classes = folder_lib.Classes(dataset.class_names, dataset.category_ids)
+    restored = model_lib.RestoredRun(
+      make_config(), classes, None, None, "the/checkpoint"
+    )
+
+    def has_no_thresholds(*_, **__):
+      raise ValueError
+
+    monkeypatch.setattr(model_lib, "restore", lambda *_, **__: restored)
+    monkeypatch.setattr(data_lib, "open_split", lambda *_: dataset)
+    monkeypatch.setattr(folder_lib, "load_thresholds", has_no_thresholds)
     monkeypatch.setattr(evaluation, "Evaluator", StandIn)
     returned = evaluation.evaluate_run(str(tmp_path), split=split)
     folder = tmp_path / "eval" / split.replace("/", "_")
@@ -68,8 +79,8 @@ def without_labels(data):
 def test_voc_data(evaluate):
   data = shapes_like_voc()
   _, folder, printed = evaluate(data)
-  metrics = run.read_json(os.path.join(folder, "metrics.json"))
-  results = run.read_json(os.path.join(folder, "detections.json"))
+  metrics = files.read_json(os.path.join(folder, "metrics.json"))
+  results = files.read_json(os.path.join(folder, "detections.json"))
   assert metrics["voc"] == json.loads(json.dumps(evaluate_voc(data, results).to_json()))
   assert 0 < metrics["voc"]["area"]["AP50"] < 1
   assert "VOC 2007, 11 points" in printed
@@ -84,7 +95,7 @@ def test_coco_data_have_charts_and_no_figures_of_voc(evaluate):
     assert path in printed
     with Image.open(path) as picture:
       assert picture.mode == "RGB" and min(picture.size) > 200
-  assert "voc" not in run.read_json(os.path.join(folder, "metrics.json"))
+  assert "voc" not in files.read_json(os.path.join(folder, "metrics.json"))
   assert "VOC" not in printed
 
 
@@ -94,11 +105,11 @@ def test_voc_data_without_labels(evaluate):
   )
   assert returned is None
   names = shapes.CLASS_NAMES
-  files = [f"comp4_det_test_{name}.txt" for name in names]
-  assert sorted(os.listdir(folder)) == sorted(["detections.json", *files])
-  texts = [pathlib.Path(folder, name).read_text(encoding="utf-8") for name in files]
+  texts = [f"comp4_det_test_{name}.txt" for name in names]
+  assert sorted(os.listdir(folder)) == sorted(["detections.json", *texts])
+  texts = [pathlib.Path(folder, name).read_text(encoding="utf-8") for name in texts]
   lines = [line.split() for text in texts for line in text.splitlines()]
-  results = run.read_json(os.path.join(folder, "detections.json"))
+  results = files.read_json(os.path.join(folder, "detections.json"))
   assert len(lines) == len(results) > 0
   assert {line[0] for line in lines} == {"p/2", "p/3", "p/4"}
   assert "split 'VOC2012/test' has no labels" in printed
@@ -109,7 +120,7 @@ def test_labels_without_an_object_that_counts(evaluate):
   data = dataclasses.replace(without_labels(shapes_like_voc()), has_labels=True)
   returned, folder, printed = evaluate(data, "background")
   assert returned is None
-  assert run.read_json(os.path.join(folder, "detections.json"))
+  assert files.read_json(os.path.join(folder, "detections.json"))
   assert "split 'background' has no object that counts" in printed
 
 

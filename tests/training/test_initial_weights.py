@@ -310,7 +310,7 @@ def runs(make_config, tmp_path_factory):
 class TestRun:
   def test_starts_with_the_other_run_s_best_weights(self, runs):
     expected = read_network(runs["source"], "best/epoch-1")
-    found = read_network(runs["target"], "checkpoints/epoch-0")
+    found = read_network(runs["target"], "checkpoints/step-0")
     assert set(found) == set(expected)
     other = [key for key in found if not np.array_equal(found[key], expected[key])]
     assert sorted(found[key].shape for key in other) == [(3, 3, 16, 30), (30,)]
@@ -327,8 +327,8 @@ class TestRun:
     )
 
   def test_freezes_as_a_pretrained_backbone(self, runs):
-    start = read_network(runs["target"], "checkpoints/epoch-0")
-    end = read_network(runs["target"], "checkpoints/epoch-1")
+    start = read_network(runs["target"], "checkpoints/step-0")
+    end = read_network(runs["target"], "checkpoints/step-1-validated")
     moved = {key for key in start if not np.array_equal(start[key], end[key])}
     inner = "network/layer_with_weights-0/layer_with_weights-"
     # A convolution and a batch normalisation a level; C1 and C2 are frozen, and so is
@@ -339,9 +339,9 @@ class TestRun:
     assert in_backbone == {4, 6, 8}
 
   def test_goes_on_without_the_other_run(self, runs):
-    before = read_network(runs["target"], "checkpoints/epoch-1")
+    before = read_network(runs["target"], "checkpoints/step-1-validated")
     trainer.train(runs["config"], runs["target"])
-    after = read_network(runs["target"], "checkpoints/epoch-1")
+    after = read_network(runs["target"], "checkpoints/step-1-validated")
     assert all(np.array_equal(before[key], after[key]) for key in before)
 
   def test_a_new_run_without_it_stops(self, runs, tmp_path):

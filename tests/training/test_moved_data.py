@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from ap_detect.data import shapes
-from ap_detect.training import evaluation, run
+from ap_detect.runs import files, folder
+from ap_detect.training import evaluation
 
 
 @pytest.fixture
@@ -16,9 +17,9 @@ def run_on_files(trained_run, tmp_path):
   model_dir = str(tmp_path / "run")
   shutil.copytree(trained_run, model_dir)
   path = os.path.join(model_dir, "config.json")
-  values = run.read_json(path)
+  values = files.read_json(path)
   values["data"].update(format="coco", root=str(tmp_path / "gone"))
-  run.write_json(path, values)
+  files.write_json(path, values)
   for split in ("val", "test"):
     data = shapes.make_shapes(split, num_images=2, image_size_px=(128, 128))
     shapes.write_shapes(data, str(tmp_path / "here"), split)
@@ -35,7 +36,7 @@ def test_data_root(run_on_files, tmp_path):
     ids = {result["image_id"] for result in json.load(file)}
   assert ids == {"val/1", "val/2", "test/1", "test/2"}
   # The run itself stays as it was.
-  assert run.load_config(run_on_files).data.root == str(tmp_path / "gone")
+  assert folder.load_config(run_on_files).data.root == str(tmp_path / "gone")
 
 
 def test_other_settings_of_evaluation(run_on_files, tmp_path):
@@ -51,8 +52,8 @@ def test_other_settings_of_evaluation(run_on_files, tmp_path):
     eval_overrides={"test_scales": ("96/128",), "max_detections": 3},
   )
   assert not os.path.exists(os.path.join(run_on_files, "eval"))
-  assert run.read_json(tmp_path / "small/metrics.json")["eval"]["max_detections"] == 3
+  assert files.read_json(tmp_path / "small/metrics.json")["eval"]["max_detections"] == 3
   with open(tmp_path / "small/detections.json") as file:
     ids = [result["image_id"] for result in json.load(file)]
   assert {ids.count(image_id) for image_id in ids} == {3}
-  assert run.load_config(run_on_files).eval.max_detections == 100
+  assert folder.load_config(run_on_files).eval.max_detections == 100

@@ -1,10 +1,12 @@
 """Training on pictures that a tf.data service makes."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from ap_detect.commands import preview
-from ap_detect.training import callbacks, trainer
+from ap_detect.training import state, trainer
+from ap_detect.training import step as step_lib
 
 
 @pytest.fixture
@@ -21,21 +23,22 @@ def service():
 @pytest.mark.slow
 def test_training(make_config, service, tmp_path, monkeypatch):
   """A failing step does not claim to know its pictures."""
-  original = callbacks.StepLogger.on_train_batch_end
+  original = step_lib.TrainingStep.__call__
   steps = []
 
-  def on_train_batch_end(self, batch, logs=None):
-    original(self, batch, logs)
-    steps.append(self._step)
-    if self._step == 3:
-      original(self, batch, {**logs, "total_loss": float("nan")})
+  def call(self, batches, rates, first_step):
+    logs = original(self, batches, rates, first_step)
+    steps.append(first_step)
+    if first_step < 2:
+      return logs
+    return {**logs, "total_loss": tf.constant([np.nan]), "is_finite": tf.zeros([1])}
 
-  monkeypatch.setattr(callbacks.StepLogger, "on_train_batch_end", on_train_batch_end)
+  monkeypatch.setattr(step_lib.TrainingStep, "__call__", call)
   config = make_config({"data.service_address": service, "train.batch_size": 4})
-  message = r"total_loss is nan at step 3, images unknown \(a tf.data service"
-  with pytest.raises(callbacks.NonFiniteLossError, match=message):
+  message = r"total_loss is nan at step 2, images unknown \(a tf.data service"
+  with pytest.raises(state.NonFiniteError, match=message):
     trainer.train(config, str(tmp_path))
-  assert steps == [1, 2, 3]
+  assert steps == [0, 1, 2]
 
 
 def test_preview_makes_its_own_pictures(make_config):

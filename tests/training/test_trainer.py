@@ -1,15 +1,20 @@
 """Training: what a run leaves behind, and going on after it was stopped anywhere."""
 
+import csv
 import glob
 import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from ap_detect.metrics import METRIC_NAMES
-from ap_detect.training import callbacks, run, schedules, trainer
+from ap_detect.runs import data as data_lib
+from ap_detect.runs import files, folder
+from ap_detect.training import loop, schedules, state, trainer, validation
+from ap_detect.training import step as step_lib
 
 STEPS_PER_EPOCH, EPOCHS = 3, 3
 # Threads add floats in any order. Runs of 9 steps differed by no bit when this was
@@ -31,32 +36,45 @@ def read_events(model_dir):
   return scalars, images
 
 
+def read_rows(model_dir):
+  """The rows of metrics.csv, {column: number}."""
+  with open(os.path.join(model_dir, "metrics.csv"), newline="") as file:
+    return [
+      {name: float(text) for name, text in row.items() if text}
+      for row in csv.DictReader(file)
+    ]
+
+
 def read_state(model_dir):
-  """{name: array} of the latest checkpoint."""
-  path = tf.train.latest_checkpoint(os.path.join(model_dir, "checkpoints"))
-  reader = tf.train.load_checkpoint(path)
+  """{name: array} of the latest checkpoint, all but its record."""
+  reader = tf.train.load_checkpoint(folder.checkpoint_paths(model_dir)[0])
   # Numbers of checkpoints saved differ, as they may.
   return {
     name: reader.get_tensor(name)
     for name in reader.get_variable_to_dtype_map()
-    if name != "_CHECKPOINTABLE_OBJECT_GRAPH" and "save_counter" not in name
+    if name != "_CHECKPOINTABLE_OBJECT_GRAPH"
+    and not name.startswith(("record/", "save_counter"))
   }
+
+
+def read_record(model_dir):
+  return folder.read_record(folder.checkpoint_paths(model_dir)[0])
 
 
 class Crash(Exception):
   pass
 
 
-def stop_at_step(step, error):
-  """StepLogger.on_train_batch_end that raises after so many steps of all."""
-  original = callbacks.StepLogger.on_train_batch_end
+def interrupt_after_step(step):
+  """TrainingLoop._execute that has Ctrl-C pressed when so many steps are done."""
+  original = loop.TrainingLoop._execute
 
-  def on_train_batch_end(self, batch, logs=None):
-    original(self, batch, logs)
-    if self._step == step:
-      raise error
+  def execute(self, iterator, steps):
+    original(self, iterator, steps)
+    if self._clock.step == step:
+      signal.raise_signal(signal.SIGINT)
 
-  return on_train_batch_end
+  return execute
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +90,22 @@ def interrupted(make_config, tmp_path_factory):
   model_dir = str(tmp_path_factory.mktemp("interrupted"))
   with pytest.MonkeyPatch.context() as patch:
 
-    def crash(self, epoch):
+    def crash(self):
       raise Crash
 
-    patch.setattr(callbacks.CheckpointAndValidate, "_validate", crash)
+    patch.setattr(validation.Validator, "validate", crash)
     with pytest.raises(Crash):
       trainer.train(make_config(), model_dir)
   assert not os.path.exists(os.path.join(model_dir, "best.json"))
   with pytest.MonkeyPatch.context() as patch:
-    in_second_epoch = stop_at_step(STEPS_PER_EPOCH + 2, KeyboardInterrupt)
-    patch.setattr(callbacks.StepLogger, "on_train_batch_end", in_second_epoch)
+    in_second_epoch = interrupt_after_step(STEPS_PER_EPOCH + 2)
+    patch.setattr(loop.TrainingLoop, "_execute", in_second_epoch)
     patch.setattr(trainer.logging, "warning", lambda *parts: said.append(parts))
     said = []
     with pytest.raises(KeyboardInterrupt):
       trainer.train(make_config(), model_dir)
-  assert any("interrupted; the checkpoint of epoch" in parts[0] for parts in said)
+  text = "stopped; saved at step 5, epoch 1.67 of 3"
+  assert any((line % tuple(parts)).startswith(text) for line, *parts in said)
   halfway = str(tmp_path_factory.mktemp("halfway") / "run")
   shutil.copytree(model_dir, halfway)
   trainer.train(make_config(), model_dir)
@@ -95,24 +114,39 @@ def interrupted(make_config, tmp_path_factory):
 
 class TestFolder:
   def test_files(self, trained_run):
-    files = set(os.listdir(trained_run))
-    assert {"config.json", "classes.json", "history.json", "best.json"} <= files
-    assert {"checkpoints", "best", "tensorboard"} <= files
-    assert not [name for name in files if name.endswith(".tmp")]
-    kept = sorted(glob.glob(os.path.join(trained_run, "checkpoints", "*.index")))
-    assert [os.path.basename(p) for p in kept] == ["epoch-2.index", "epoch-3.index"]
+    # No .tmp file, and nothing of changes, for there were none.
+    assert sorted(os.listdir(trained_run)) == sorted(
+      [
+        *("config.json", "classes.json", "history.json", "best.json", "metrics.csv"),
+        *("checkpoints", "best", "tensorboard", ".lock"),
+      ]
+    )
+    # Whole ones, and of each of the last two steps one.
+    checkpoints = os.listdir(os.path.join(trained_run, "checkpoints"))
+    assert sorted(checkpoints) == [
+      f"step-{step}-validated.{ending}"
+      for step in (6, 9)
+      for ending in ("data-00000-of-00001", "index")
+    ]
+
+  def test_config_and_classes(self, make_config, trained_run):
+    config = make_config({"train.classification_loss": "ap_loss"})
+    assert folder.load_config(trained_run) == config
+    data = data_lib.open_training_split(config)
+    classes = folder.Classes(data.class_names, tuple(data.category_ids))
+    assert folder.load_classes(trained_run) == classes
 
   def test_best_is_the_best_of_history(self, trained_run):
-    history = run.read_json(os.path.join(trained_run, "history.json"))
+    history = files.read_json(os.path.join(trained_run, "history.json"))
     assert [entry["epoch"] for entry in history] == [1, 2, 3]
     assert all(set(METRIC_NAMES) <= set(entry) for entry in history)
-    best = run.read_json(os.path.join(trained_run, "best.json"))
+    best = files.read_json(os.path.join(trained_run, "best.json"))
     assert best["metrics"]["AP"] == max(entry["AP"] for entry in history)
     assert best["checkpoint"] == f"epoch-{best['epoch']}"
     index = os.path.join(trained_run, "best", f"{best['checkpoint']}.index")
     assert os.path.exists(index)
-    thresholds = run.load_thresholds(trained_run)
-    names = run.load_classes(trained_run).names
+    thresholds = folder.load_thresholds(trained_run)
+    names = folder.load_classes(trained_run).names
     assert tuple(thresholds.per_class) == names
     assert all(0 < at < 1 for at in thresholds.per_class.values())
 
@@ -121,37 +155,49 @@ class TestFolder:
     last_of_epochs = [STEPS_PER_EPOCH * epoch for epoch in range(1, EPOCHS + 1)]
     for tag in (
       *("train/total_loss", "train/ap_loss", "train/box_loss", "learning_rate"),
-      *("num_positive_anchors", "gt_without_anchor", "images_per_second"),
+      *("num_positive_anchors", "objects_without_anchor", "images_per_second"),
       *("validation/AP", "validation/AP50", "validation/best_f1_threshold"),
     ):
       assert sorted(scalars[tag]) == last_of_epochs, tag
     total = scalars["train/ap_loss"][3] + scalars["train/box_loss"][3]
     assert scalars["train/total_loss"][3] == pytest.approx(total, rel=1e-5)
     assert all(rate > 0 for rate in scalars["images_per_second"].values())
-    history = run.read_json(os.path.join(trained_run, "history.json"))
+    history = files.read_json(os.path.join(trained_run, "history.json"))
     for entry in history:
       step = STEPS_PER_EPOCH * entry["epoch"]
       assert scalars["validation/AP"][step] == pytest.approx(entry["AP"], abs=1e-6)
     pictures = {f"detections/{image_id}" for image_id in (1, 2, 3, 4)}
     assert images == {*pictures, "charts/precision_recall", "charts/confusion"}
 
+  def test_metrics_file_has_what_tensorboard_has(self, trained_run):
+    scalars, _ = read_events(trained_run)
+    rows = read_rows(trained_run)
+    assert [row["step"] for row in rows] == [3, 6, 9]
+    for row in rows:
+      assert row["images"] == 4 * row["step"]
+      assert row["epoch"] == row["step"] / STEPS_PER_EPOCH
+      for tag in ("total_loss", "ap_loss", "box_loss", "gradient_norm"):
+        assert row[tag] == pytest.approx(scalars[f"train/{tag}"][row["step"]])
+      for tag in ("learning_rate", "num_positive_anchors", "images_per_second"):
+        assert row[tag] == pytest.approx(scalars[tag][row["step"]])
+      assert 0 <= row["data_wait_share"] <= 1
+
   def test_logged_rate_is_the_schedule_s(self, trained_run):
-    schedule = schedules.WarmupSchedule(
-      0.003, kind="cosine", total_steps=9, warmup_steps=2
-    )
+    schedule = schedules.Schedule(0.003, "cosine", epochs=3, warmup_images=2 * 4)
     scalars, _ = read_events(trained_run)
     for step, rate in scalars["learning_rate"].items():
-      assert rate == pytest.approx(float(schedule(step - 1)), rel=1e-5)
+      images = 4 * (step - 1)  # before the step, of 12 images
+      assert rate == pytest.approx(schedule(images / 12, images), rel=1e-5)
 
 
 class TestResume:
-  def test_interruption_leaves_the_last_epoch(self, interrupted):
-    state = read_state(interrupted["halfway"])
-    epoch = [value for name, value in state.items() if name.startswith("epoch/")]
-    assert epoch == [1]
-    # Its validation was made up for by the start that followed.
-    history = run.read_json(os.path.join(interrupted["halfway"], "history.json"))
-    assert [entry["epoch"] for entry in history] == [1]
+  def test_interruption_leaves_the_step_that_ran(self, interrupted):
+    record = read_record(interrupted["halfway"])
+    assert record["step"] == record["clock"]["step"] == 5
+    assert record["clock"]["position"] == record["clock"]["images"] == 20
+    # The first epoch's validation was made up for by the start that followed.
+    history = files.read_json(os.path.join(interrupted["halfway"], "history.json"))
+    assert [(entry["epoch"], entry["step"]) for entry in history] == [(1, 3)]
 
   def test_same_weights_and_optimiser_state(self, uninterrupted, interrupted):
     expected, found = read_state(uninterrupted), read_state(interrupted["model_dir"])
@@ -167,14 +213,24 @@ class TestResume:
 
   def test_same_metrics_and_thresholds(self, uninterrupted, interrupted):
     for name in ("history.json", "best.json"):
-      expected = run.read_json(os.path.join(uninterrupted, name))
-      found = run.read_json(os.path.join(interrupted["model_dir"], name))
+      expected = files.read_json(os.path.join(uninterrupted, name))
+      found = files.read_json(os.path.join(interrupted["model_dir"], name))
       assert str(found) == str(expected) or _nearly_equal(found, expected)
+
+  def test_same_record(self, uninterrupted, interrupted):
+    expected, found = map(read_record, (uninterrupted, interrupted["model_dir"]))
+    assert found["clock"] == expected["clock"]
+    assert found["clock"]["step"] == STEPS_PER_EPOCH * EPOCHS
+    assert found["changes"] == []
+    assert _nearly_equal(found, expected)
 
   def test_same_rates(self, uninterrupted, interrupted):
     expected, _ = read_events(uninterrupted)
     found, _ = read_events(interrupted["model_dir"])
     assert found["learning_rate"] == expected["learning_rate"]
+    for name in ("step", "images", "epoch", "learning_rate"):
+      rows, others = map(read_rows, (uninterrupted, interrupted["model_dir"]))
+      assert [row[name] for row in rows] == [row[name] for row in others]
 
   def test_finished_run_stays_as_it_is(self, make_config, interrupted):
     before = read_state(interrupted["model_dir"])
@@ -183,8 +239,63 @@ class TestResume:
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
   def test_other_config_is_refused(self, make_config, interrupted):
-    with pytest.raises(ValueError, match=r"train\.epochs: 3 -> 4"):
-      trainer.train(make_config({"train.epochs": 4}), interrupted["model_dir"])
+    with pytest.raises(ValueError, match=r"train\.delta: 1\.0 -> 2\.0"):
+      trainer.train(make_config({"train.delta": 2.0}), interrupted["model_dir"])
+
+
+class TestCheckChanges:
+  @pytest.fixture
+  def classes(self, uninterrupted):
+    return folder.load_classes(uninterrupted)
+
+  def test_what_may_change(self, make_config, uninterrupted, classes):
+    trainer.check_changes(uninterrupted, make_config(), classes)
+    changes = {"eval.batch_size": 2, "train.learning_rate": 0.5, "train.epochs": 9}
+    trainer.check_changes(uninterrupted, make_config(changes), classes)
+
+  def test_another_config_lists_what_differs(self, make_config, uninterrupted, classes):
+    other = make_config(
+      {
+        "train.momentum": 0.5,
+        "data.image_size_px": (256, 256),
+        "train.learning_rate": 0.5,  # which may change
+      }
+    )
+    with pytest.raises(ValueError) as caught:
+      trainer.check_changes(uninterrupted, other, classes)
+    message = str(caught.value)
+    assert uninterrupted in message
+    assert "train.momentum: 0.9 -> 0.5" in message
+    assert "data.image_size_px: (128, 128) -> (256, 256)" in message
+    assert "learning_rate" not in message
+    assert "--model_dir" in message
+    assert f"--config.model.initial_checkpoint={uninterrupted}" in message
+
+  def test_what_is_refused_changes_nothing(self, make_config, uninterrupted):
+    def read_all():
+      found = {}
+      for parent, _, names in os.walk(uninterrupted):
+        for name in set(names) - {".lock"}:
+          with open(os.path.join(parent, name), "rb") as file:
+            found[parent, name] = file.read()
+      return found
+
+    before = read_all()
+    with pytest.raises(ValueError, match="holds a run of another config"):
+      trainer.train(make_config({"train.momentum": 0.5}), uninterrupted)
+    assert read_all() == before
+    assert folder.load_config(uninterrupted) == make_config()
+
+  def test_other_classes(self, make_config, uninterrupted, classes):
+    others = folder.Classes(("cow", *classes.names), (*classes.category_ids, 7))
+    with pytest.raises(ValueError, match=r"6 classes .* now has 7 classes .*cow"):
+      trainer.check_changes(uninterrupted, make_config(), others)
+    others = folder.Classes(classes.names[::-1], classes.category_ids)
+    with pytest.raises(ValueError, match="--model_dir"):
+      trainer.check_changes(uninterrupted, make_config(), others)
+    others = classes._replace(category_ids=(1, 2, 3, 4, 5, 7))
+    with pytest.raises(ValueError, match="--model_dir"):
+      trainer.check_changes(uninterrupted, make_config(), others)
 
 
 def _nearly_equal(found, expected):
@@ -204,18 +315,20 @@ class TestNonFinite:
   def test_names_step_and_images_and_keeps_the_checkpoint(
     self, make_config, tmp_path, monkeypatch
   ):
-    """The loss of the fifth batch, in the middle of the second epoch, is NaN."""
-    original = callbacks.StepLogger.on_train_batch_end
+    """The loss of the fifth batch is NaN; it is read at the end of the second epoch."""
+    original = step_lib.TrainingStep.__call__
 
-    def on_train_batch_end(self, batch, logs=None):
-      broken = {**logs, "total_loss": float("nan")} if self._step == 4 else logs
-      original(self, batch, broken)
+    def call(self, batches, rates, first_step):
+      logs = original(self, batches, rates, first_step)
+      if first_step != 4:
+        return logs
+      return {**logs, "total_loss": tf.constant([np.nan]), "is_finite": tf.zeros([1])}
 
-    monkeypatch.setattr(callbacks.StepLogger, "on_train_batch_end", on_train_batch_end)
+    monkeypatch.setattr(step_lib.TrainingStep, "__call__", call)
     seen = []
-    original_batches = trainer.make_batches
+    original_batches = data_lib.make_batches
 
-    def make_batches(config, dataset, batch_size, first_step, **options):
+    def make_batches(config, dataset, batch_size, first_position, **options):
       means = {
         float(np.mean(record.image)): record.image_id for record in dataset.records
       }
@@ -230,19 +343,19 @@ class TestNonFinite:
         zero = tf.numpy_function(remember, [batch["image"]], tf.float32)
         return {**batch, "image": batch["image"] + tf.reshape(zero, [])}
 
-      batches = original_batches(config, dataset, batch_size, first_step, **options)
+      batches = original_batches(config, dataset, batch_size, first_position, **options)
       return batches.map(watch, num_parallel_calls=1, deterministic=True)
 
-    monkeypatch.setattr(trainer, "make_batches", make_batches)
+    monkeypatch.setattr(data_lib, "make_batches", make_batches)
     model_dir = str(tmp_path / "run")
-    with pytest.raises(callbacks.NonFiniteLossError) as caught:
+    with pytest.raises(state.NonFiniteError) as caught:
       trainer.train(make_config({"data.horizontal_flip": 0.0}), model_dir)
     assert "total_loss is nan at step 4, images " in str(caught.value)
     assert str(seen[16:20]) in str(caught.value)
     assert isinstance(caught.value, ValueError)  # a message, not a traceback
-    state = read_state(model_dir)
-    assert [v for k, v in state.items() if k.startswith("epoch/")] == [1]
-    assert all(np.isfinite(v).all() for v in state.values() if v.dtype.kind == "f")
+    assert read_record(model_dir)["step"] == 3
+    saved = read_state(model_dir).values()
+    assert all(np.isfinite(value).all() for value in saved if value.dtype.kind == "f")
 
   def test_weights_broken_by_the_epoch_s_last_update(self, make_config, tmp_path):
     """Losses and gradients of the only step are finite; its update is not."""
@@ -258,17 +371,17 @@ class TestNonFinite:
       }
     )
     model_dir = str(tmp_path / "run")
-    with pytest.raises(callbacks.NonFiniteLossError, match="not finite after epoch 1"):
+    with pytest.raises(state.NonFiniteError, match="not finite after step 1"):
       trainer.train(config, model_dir)
-    state = read_state(model_dir)
-    assert [v for k, v in state.items() if k.startswith("epoch/")] == [0]
-    assert all(np.isfinite(v).all() for v in state.values() if v.dtype.kind == "f")
+    assert read_record(model_dir)["step"] == 0
+    saved = read_state(model_dir).values()
+    assert all(np.isfinite(value).all() for value in saved if value.dtype.kind == "f")
 
 
 def test_split_without_objects(make_config, tmp_path, monkeypatch):
   import dataclasses
 
-  original = run.open_split
+  original = data_lib.open_split
 
   def without_objects(config, split, class_names=()):
     dataset = original(config, split, class_names)
@@ -280,7 +393,7 @@ def test_split_without_objects(make_config, tmp_path, monkeypatch):
     ]
     return dataclasses.replace(dataset, records=tuple(ignored))
 
-  monkeypatch.setattr(run, "open_split", without_objects)
+  monkeypatch.setattr(data_lib, "open_split", without_objects)
   with pytest.raises(ValueError, match="split 'val' requires at least one object"):
     trainer.train(make_config(), str(tmp_path / "run"))
   assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""trainer.open_training_split: what a run is trained on, and what it cannot be."""
+"""open_training_split: what a run is trained on, and what it cannot be."""
 
 import dataclasses
 import json
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ap_detect.data import shapes
-from ap_detect.training import run, trainer
+from ap_detect.runs import data as data_lib
+from ap_detect.training import trainer
 
 FIELDS = ("boxes", "classes", "ignored", "areas")
 SWITCHES = ("data.drop_empty_images", "data.drop_ignored_objects")
@@ -15,11 +16,11 @@ SWITCHES = ("data.drop_empty_images", "data.drop_ignored_objects")
 
 @pytest.fixture
 def half_ignored(monkeypatch):
-  """Has run.open_split ignore all objects of the first image, one of the second's.
+  """Has open_split ignore all objects of the first image, one of the second's.
 
   Returns a dict of what it read: split -> DetectionDataset.
   """
-  original, read = run.open_split, {}
+  original, read = data_lib.open_split, {}
 
   def open_split(config, split, class_names=()):
     data = original(config, split, class_names)
@@ -37,18 +38,18 @@ def half_ignored(monkeypatch):
     read[split] = dataclasses.replace(data, records=records)
     return read[split]
 
-  monkeypatch.setattr(run, "open_split", open_split)
+  monkeypatch.setattr(data_lib, "open_split", open_split)
   return read
 
 
 def test_switches_leave_out_and_say_how_much(make_config, half_ignored, monkeypatch):
   said = []
-  monkeypatch.setattr(trainer.logging, "info", lambda *parts: said.append(parts))
-  assert trainer.open_training_split(make_config()).records == (
+  monkeypatch.setattr(data_lib.logging, "info", lambda *parts: said.append(parts))
+  assert data_lib.open_training_split(make_config()).records == (
     half_ignored["train"].records
   )
   assert not [parts for parts in said if "left out" in parts[0]]
-  data = trainer.open_training_split(make_config(dict.fromkeys(SWITCHES, True)))
+  data = data_lib.open_training_split(make_config(dict.fromkeys(SWITCHES, True)))
   first, _, second = half_ignored["train"].records
   (record,) = data.records
   kept = np.delete(second.boxes, 1, axis=0)
@@ -58,25 +59,28 @@ def test_switches_leave_out_and_say_how_much(make_config, half_ignored, monkeypa
 
 
 def test_validation_keeps_everything(make_config, half_ignored, monkeypatch, tmp_path):
-  """Both splits are checked before the run's folder is claimed; no more is needed."""
+  """Both splits are checked before anything is written; no more is needed."""
   checked = {}
 
   class Stop(Exception):
     pass
 
-  def start(model_dir, config, classes):
+  def make_strategy():
     raise Stop
 
-  monkeypatch.setattr(run, "start", start)
-  original = trainer.check_objects
+  monkeypatch.setattr(trainer.replicas, "make_strategy", make_strategy)
+  original = data_lib.check_objects
 
   def check_objects(dataset, split):
     checked[split] = dataset
     original(dataset, split)
 
-  monkeypatch.setattr(trainer, "check_objects", check_objects)
+  monkeypatch.setattr(data_lib, "check_objects", check_objects)
+  model_dir = tmp_path / "run"
   with pytest.raises(Stop):
-    trainer.train(make_config(dict.fromkeys(SWITCHES, True)), str(tmp_path))
+    trainer.train(make_config(dict.fromkeys(SWITCHES, True)), str(model_dir))
+  assert not model_dir.exists()
+  assert set(checked) == {"train", "val"}
   assert checked["val"] is half_ignored["val"] and len(checked["val"].records) == 3
 
 
@@ -91,7 +95,7 @@ def test_split_without_labels(make_config, tmp_path):
   path = tmp_path / "annotations/image_info_val.json"
   path.write_text(json.dumps(content))
   base = {"data.format": "coco", "data.root": str(tmp_path)}
-  assert not run.open_split(make_config(base), "val").has_labels
+  assert not data_lib.open_split(make_config(base), "val").has_labels
   message = "split 'val' has no labels: its 2 images are not annotated"
   for field in ("train_split", "val_split"):
     changes = {"data.val_split": "train", **base, f"data.{field}": "val"}

@@ -8,7 +8,8 @@ from PIL import Image
 from ap_detect import config as config_lib
 from ap_detect.data import dataset as dataset_lib
 from ap_detect.models import retinanet
-from ap_detect.training import evaluation, run, views
+from ap_detect.runs import model as model_lib
+from ap_detect.training import evaluation, views
 
 
 def config_with(**fields):
@@ -76,7 +77,7 @@ class BrightAnchors(tf.keras.Model):
   def call(self, images, training=False):
     size = tuple(images.shape[1:3])
     self.sizes.append(size)
-    anchors = run.make_anchors(self._config, size)
+    anchors = model_lib.make_anchors(self._config, size)
     centers = ((anchors[:, :2] + anchors[:, 2:]) / 2).astype(int)
     centers = np.minimum(centers, np.array(size) - 1)
     redness = tf.gather_nd(

@@ -4,26 +4,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ap_detect.training import detector, optimizers, run
+from ap_detect.runs import model as model_lib
+from ap_detect.training import optimizers, trainer
+from ap_detect.training import step as step_lib
 
 NUM_CLASSES = 3
 
 
-def make_detector(config, strategy, learning_rate=0.1):
+def make_step(config, strategy, make_network, optimizer=""):
+  """(network, TrainingStep) of a config; `optimizer` is another one than the config's."""
   with strategy.scope():
     tf.keras.utils.set_random_seed(0)
-    model = detector.Detector(
-      run.build_network(config, NUM_CLASSES, pretrained=True),
-      run.make_anchors(config),
-      model=config.model,
-      train=config.train,
+    network = make_network()
+    feed = step_lib.Feed()
+    made = optimizers.make_optimizer(
+      optimizer or config.train.optimizer,
+      feed.learning_rate,
+      momentum=config.train.momentum,
     )
-    model.compile(
-      optimizer=optimizers.make_optimizer(
-        config.train.optimizer, learning_rate, momentum=config.train.momentum
-      )
-    )
-  return model
+    optimizers.create_state(made, network.trainable_variables)
+    return network, trainer.make_step(config, network, made, feed, strategy)
 
 
 def make_batch(seed, num_images=2):
@@ -43,32 +43,30 @@ def make_batch(seed, num_images=2):
   }
 
 
-def one_step(model, strategy, batches):
+def one_step(step, strategy, batches, rate=0.1):
   """Logs of one step; batches has one batch a replica."""
   joined = {k: np.concatenate([batch[k] for batch in batches]) for k in batches[0]}
   data = tf.data.Dataset.from_tensors(joined).unbatch()
   data = data.batch(len(joined["image"]), drop_remainder=True)
-  history = model.fit(
-    strategy.experimental_distribute_dataset(data),
-    steps_per_epoch=1,
-    epochs=1,
-    verbose=0,
-  )
-  return {name: values[0] for name, values in history.history.items()}
+  batch = next(iter(strategy.experimental_distribute_dataset(data)))
+  logs = {name: values.numpy() for name, values in step([batch], [rate], 0).items()}
+  assert {values.shape for values in logs.values()} == {(1,)}
+  assert logs["is_finite"] == 1
+  return {name: float(values[0]) for name, values in logs.items()}
 
 
-def weights_of(model):
-  return [weight.numpy() for weight in model.network.trainable_variables]
-
-
-@pytest.fixture(scope="module")
-def one_device():
-  return tf.distribute.MirroredStrategy(["CPU:0"])
+def weights_of(network):
+  return [weight.numpy() for weight in network.trainable_variables]
 
 
 @pytest.fixture(scope="module")
-def two_devices():
-  return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+def one_device(make_strategy):
+  return make_strategy()
+
+
+@pytest.fixture(scope="module")
+def two_devices(make_strategy):
+  return make_strategy(2)
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +88,14 @@ def steps(make_config, one_device, two_devices):
     ("same", two_devices, [1, 1]),
     ("different", two_devices, [1, 2]),
   ]:
-    model = make_detector(config, strategy)
-    before = weights_of(model)
-    logs = one_step(model, strategy, [make_batch(seed) for seed in seeds])
-    found[name] = (logs, before, weights_of(model))
+    network, step = make_step(
+      config,
+      strategy,
+      lambda: model_lib.build_network(config, NUM_CLASSES, pretrained=True),
+    )
+    before = weights_of(network)
+    logs = one_step(step, strategy, [make_batch(seed) for seed in seeds])
+    found[name] = (logs, before, weights_of(network))
   return found
 
 
@@ -120,8 +122,8 @@ class TestReplicas:
   def test_counts_are_sums(self, steps):
     first, second, both = (steps[k][0] for k in ("first", "second", "different"))
     assert first["num_positive_anchors"] > 0
-    assert first["gt_without_anchor"] == 2  # of two images
-    for name in ("num_positive_anchors", "gt_without_anchor"):
+    assert first["objects_without_anchor"] == 2  # of two images
+    for name in ("num_positive_anchors", "objects_without_anchor"):
       assert both[name] == first[name] + second[name]
     twice = steps["same"][0]["num_positive_anchors"]
     assert twice == 2 * first["num_positive_anchors"]
@@ -159,46 +161,43 @@ class _TwoWeights(tf.keras.Model):
     )
 
 
+@pytest.fixture
+def by_hand(make_config, one_device, monkeypatch):
+  """Function of a config's changes to (network, step): losses 3 x kernel and 2 x bias."""
+  monkeypatch.setattr(
+    trainer,
+    "_classification_loss",
+    lambda train: step_lib.with_gradient(
+      lambda logits, labels: 3 * tf.reduce_mean(logits)
+    ),
+  )
+  monkeypatch.setattr(
+    step_lib.losses,
+    "smooth_l1",
+    lambda outputs, targets, is_positive, normalizer: 2 * tf.reduce_mean(outputs),
+  )
+
+  def make(changes, optimizer=""):
+    config = make_config({"train.momentum": 0.5, "train.clip_norm": 0.0, **changes})
+    num_anchors = len(model_lib.make_anchors(config))
+    return make_step(config, one_device, lambda: _TwoWeights(num_anchors), optimizer)
+
+  return make
+
+
 class TestWeightDecay:
   @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-  def test_is_in_the_gradient_of_every_weight(
-    self, optimizer, make_config, one_device, monkeypatch
-  ):
-    """Losses 3 x kernel and 2 x bias: their gradients are known."""
-    config = make_config(
-      {
-        "train.optimizer": optimizer,
-        "train.momentum": 0.5,
-        "train.weight_decay": 0.25,
-        "train.clip_norm": 0.0,
-      }
-    )
-    monkeypatch.setattr(
-      detector,
-      "make_classification_loss",
-      lambda train: lambda logits, labels: 3 * tf.reduce_mean(logits),
-    )
-    monkeypatch.setattr(
-      detector.losses,
-      "smooth_l1",
-      lambda outputs, targets, is_positive: 2 * tf.reduce_mean(outputs),
-    )
-    anchors = run.make_anchors(config)
-    with one_device.scope():
-      network = _TwoWeights(len(anchors))
-      model = detector.Detector(
-        network, anchors, model=config.model, train=config.train
-      )
-      model.compile(optimizers.make_optimizer(optimizer, 0.1, momentum=0.5))
-    logs = one_step(model, one_device, [make_batch(1)])
+  def test_is_in_the_gradient_of_every_weight(self, optimizer, by_hand, one_device):
+    network, step = by_hand({"train.optimizer": optimizer, "train.weight_decay": 0.25})
+    logs = one_step(step, one_device, [make_batch(1)])
     # Gradients 3 + 0.25 and 2 + 0.25; the bias too.
     assert logs["gradient_norm"] == pytest.approx(np.hypot(3.25, 2.25), rel=1e-5)
-    step = {"sgd": [0.325, 0.225], "adam": [0.1, 0.1]}[optimizer]
+    moved = {"sgd": [0.325, 0.225], "adam": [0.1, 0.1]}[optimizer]
     found = [network.kernel.numpy()[0], network.bias.numpy()[0]]
-    np.testing.assert_allclose(found, 1 - np.array(step), rtol=1e-5)
+    np.testing.assert_allclose(found, 1 - np.array(moved), rtol=1e-5)
     if optimizer == "adam":
       return
-    one_step(model, one_device, [make_batch(1)])
+    one_step(step, one_device, [make_batch(1)])
     # Velocity 0.5 x 0.325 + 0.1 (3 + 0.25 x 0.675); and for the bias.
     found = [network.kernel.numpy()[0], network.bias.numpy()[0]]
     expected = [
@@ -207,14 +206,26 @@ class TestWeightDecay:
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
-  def test_decoupled_ones_leave_the_gradient_alone(self, make_config):
-    for name in ("sgdw", "lamb"):
-      config = make_config({"train.optimizer": name, "train.weight_decay": 0.5})
-      model = detector.Detector(
-        tf.keras.Sequential(),
-        np.zeros([1, 4], np.float32),
-        model=config.model,
-        train=config.train,
-      )
-      gradients = [tf.ones([2])]
-      assert model._regularize(gradients, [tf.ones([2])]) is gradients
+  @pytest.mark.parametrize("name", ["sgdw", "lamb"])
+  def test_decoupled_ones_leave_the_gradient_alone(self, name, by_hand, one_device):
+    # The optimiser itself, which would decay, is not needed for it.
+    changes = {"train.optimizer": name, "train.weight_decay": 0.5}
+    _, step = by_hand(changes, optimizer="sgd")
+    logs = one_step(step, one_device, [make_batch(1)])
+    assert logs["gradient_norm"] == pytest.approx(np.hypot(3, 2), rel=1e-5)
+
+
+def test_box_loss_weight(by_hand, one_device):
+  """Gradients 3 and 0.25 x 2; the box loss itself is logged without its weight."""
+  network, step = by_hand(
+    {
+      "train.optimizer": "sgd",
+      "train.weight_decay": 0.0,
+      "train.box_loss_weight": 0.25,
+    }
+  )
+  logs = one_step(step, one_device, [make_batch(1)])
+  assert logs["total_loss"] == pytest.approx(3 + 0.25 * 2, rel=1e-5)
+  assert logs["box_loss"] == pytest.approx(2, rel=1e-5)
+  found = [network.kernel.numpy()[0], network.bias.numpy()[0]]
+  np.testing.assert_allclose(found, [1 - 0.1 * 3, 1 - 0.1 * 0.5], rtol=1e-5)

@@ -1,0 +1,175 @@
+"""A config's data: its splits, and the batches that a run trains on."""
+
+from __future__ import annotations
+
+import os
+
+from absl import logging
+from PIL import Image
+
+from ap_detect import config as config_lib
+from ap_detect.data import augment, pipeline, shapes, splits
+from ap_detect.data import dataset as dataset_lib
+from ap_detect.runs import folder
+
+
+def open_split(config: config_lib.Config, split: str, class_names=()):
+  """Reads one split of a config's dataset, and says what was left out of it.
+
+  Args:
+    config: Config.
+    split: name of the split, or of several, see splits.read_split.
+    class_names: the classes 1..K; () for data.class_names, and where that is empty too,
+      all that the data has.
+
+  Returns:
+    DetectionDataset.
+
+  Raises:
+    DataError: faults in the data, all that were found.
+  """
+  dataset = _read_split(config.data, split, tuple(class_names))
+  for line in dataset.skipped:
+    logging.warning("skipped: %s", line)
+  logging.info(
+    "%s: %d images, %d objects of %d classes%s%s",
+    split,
+    len(dataset.records),
+    sum(len(record.boxes) for record in dataset.records),
+    len(dataset.class_names),
+    "" if dataset.has_labels else "; without labels",
+    f"; {len(dataset.skipped)} faults skipped" if dataset.skipped else "",
+  )
+  return dataset
+
+
+def _read_split(data, split, class_names):
+  if data.format == "shapes":
+    is_train = split == data.train_split
+    return shapes.make_shapes(
+      split,
+      num_images=data.shapes_train_images if is_train else data.shapes_val_images,
+      image_size_px=data.shapes_size_px,
+      seed=data.shapes_seed,
+    )
+  return splits.read_split(
+    data.root,
+    split,
+    data_format=data.format,
+    voc_one_based_inclusive=data.voc_one_based_inclusive,
+    class_names=class_names or data.class_names or None,
+    skip_faulty=data.skip_faulty,
+    check_images=data.check_images,
+    max_image_pixels=data.max_image_pixels,
+  )
+
+
+def open_training_split(config):
+  """The split that a config trains on, without what it leaves out of training.
+
+  Args:
+    config: Config; data.drop_empty_images and drop_ignored_objects say what to leave out.
+
+  Returns:
+    DetectionDataset.
+
+  Raises:
+    ValueError: faults in the data, or no object to train on.
+  """
+  data = config.data
+  dataset = open_split(config, data.train_split)
+  check_objects(dataset, data.train_split)
+  chosen = dataset_lib.for_training(
+    dataset,
+    drop_empty=data.drop_empty_images,
+    drop_ignored=data.drop_ignored_objects,
+  )
+  dropped = [before - after for before, after in zip(_count(dataset), _count(chosen))]
+  if any(dropped):
+    logging.info(
+      "left out of training: %d images without objects, %d ignored objects", *dropped
+    )
+  return chosen
+
+
+def _count(dataset):
+  """(images, objects)."""
+  return len(dataset.records), sum(len(record.boxes) for record in dataset.records)
+
+
+def check_objects(dataset, split):
+  """Raises ValueError where a split has no object to train or validate on."""
+  if not dataset.has_labels:
+    raise ValueError(
+      f"split {split!r} has no labels: its {len(dataset.records)} images are not "
+      "annotated; it can be neither trained nor validated on"
+    )
+  num_objects = sum(int((~record.ignored).sum()) for record in dataset.records)
+  if not num_objects:
+    raise ValueError(
+      f"split {split!r} requires at least one object that is neither crowd nor "
+      f"difficult; its {len(dataset.records)} images have none"
+    )
+
+
+def write_samples(config, model_dir, num_images=8):
+  """Writes images to try a trained network on, where the data has no files of its own.
+
+  Args:
+    config: Config.
+    model_dir: the run's folder.
+    num_images: how many, from the split "test".
+
+  Returns:
+    Path of their folder; "" for data that lies on disk.
+  """
+  data = config.data
+  if data.format != "shapes":
+    return ""
+  dataset = shapes.make_shapes(
+    "test",
+    num_images=num_images,
+    image_size_px=data.shapes_size_px,
+    seed=data.shapes_seed,
+  )
+  samples = os.path.join(model_dir, folder.SAMPLES)
+  os.makedirs(samples, exist_ok=True)
+  for record in dataset.records:
+    Image.fromarray(record.image).save(
+      os.path.join(samples, f"test_{record.image_id}.png")
+    )
+  return samples
+
+
+def make_batches(config, dataset, batch_size, first_position=0, *, service_address=""):
+  """The training batches of a config: `pipeline.training_batches` with its augmentation.
+
+  Args:
+    config: Config.
+    dataset: DetectionDataset of the training split.
+    batch_size: images a batch, over all replicas.
+    first_position: of the stream of images, where the first batch begins.
+    service_address: of a tf.data service, see `pipeline.training_batches`.
+
+  Returns:
+    See `pipeline.training_batches`.
+  """
+  return pipeline.training_batches(
+    dataset,
+    steps=augmentation_steps(config.data),
+    batch_size=batch_size,
+    seed=config.train.seed,
+    first_position=first_position,
+    service_address=service_address,
+  )
+
+
+def augmentation_steps(data):
+  """The steps of a DataConfig's augmentation, see `augment`; list."""
+  options = {
+    "horizontal_flip": data.horizontal_flip,
+    "color_strength": data.color_jitter,
+  }
+  if data.augmentation == "ssd":
+    return augment.ssd_steps(data.image_size_px, **options)
+  return augment.zoom_steps(data.image_size_px, zoom_range=data.zoom_range, **options)

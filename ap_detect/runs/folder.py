@@ -1,0 +1,226 @@
+"""A run's folder: what it holds, and how it is opened again.
+
+checkpoints/      the latest states of the run: step-<n> and, once validated,
+                  step-<n>-validated; weights, optimiser and the record, see training/state.py
+best/             weights and record of the best validation, epoch-<n>
+
+Everything else follows from the latest state's record, and is written anew from it when
+the run is started again:
+
+config.json       the resolved config
+classes.json      the classes 1..K and their ids in the dataset's own files
+history.json      validation metrics, an entry per validated epoch
+best.json         the best checkpoint, its metrics and score thresholds
+changes.json      what later starts changed, with the step they changed it at
+
+These are written on the way; what they hold of steps that are done again is replaced:
+
+metrics.csv       losses, gradient norm, learning rate and speed, a row per logging
+training.png      losses, learning rate and validation metrics over epochs
+tensorboard/      event files
+
+And further:
+
+train.log         what was logged, over all starts, and the error that ended one; see logs.py
+samples/          images to predict on, where the data is the embedded one
+eval/<split>/     what evaluate.py writes
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from absl import logging
+
+from ap_detect import config as config_lib
+from ap_detect.metrics.score_thresholds import ScoreThresholds
+from ap_detect.runs import files
+
+CONFIG, CLASSES, HISTORY, BEST, CHANGES = (
+  f"{name}.json" for name in ("config", "classes", "history", "best", "changes")
+)
+METRICS, TRAINING_CHART = "metrics.csv", "training.png"
+CHECKPOINTS, BEST_CHECKPOINTS, TENSORBOARD = "checkpoints", "best", "tensorboard"
+SAMPLES = "samples"
+
+# What a run leaves behind that must not be lost or mixed with another's.
+_RESULTS = (HISTORY, BEST, METRICS, BEST_CHECKPOINTS, TENSORBOARD, "eval")
+_RECORD_KEY = "record/.ATTRIBUTES/py_state"
+_CHECKPOINT_NAME = re.compile(r"(step|epoch)-(\d+)(-validated)?\.index")
+
+# What reading a damaged checkpoint ends in.
+UNREADABLE = (tf.errors.OpError, IndexError, ValueError, AssertionError, OSError)
+
+
+class Classes(NamedTuple):
+  """The one mapping of class ids: class k is names[k - 1].
+
+  Attributes:
+    names: [K].
+    category_ids: [K], ids in the files of the dataset that the run was trained on.
+  """
+
+  names: tuple[str, ...]
+  category_ids: tuple[int, ...]
+
+  @classmethod
+  def from_json(cls, value) -> Classes:
+    return cls(tuple(value["names"]), tuple(value["category_ids"]))
+
+
+def is_unused(model_dir: str) -> bool:
+  """Whether a new run may begin in a folder; False where one is there to go on with.
+
+  A start that failed before its first checkpoint, for a missing weights file say, or was
+  killed while it wrote that, left nothing to continue: the folder counts as unused.
+
+  Raises:
+    ValueError: the folder holds results, but no checkpoint, or those of a version that
+      cannot be continued.
+  """
+  paths = checkpoint_paths(model_dir)
+  if paths:
+    if os.path.basename(paths[0]).startswith("epoch-"):
+      raise ValueError(
+        f"{model_dir} holds a run of an earlier version of ap_detect, which can be "
+        "evaluated, exported and predicted with, but not continued; to train on from "
+        f"its weights, give --config.model.initial_checkpoint={model_dir} and another "
+        "--model_dir"
+      )
+    return False
+  found = [name for name in _RESULTS if _holds_files(os.path.join(model_dir, name))]
+  if found:
+    raise ValueError(
+      f"{model_dir} holds results of a run ({', '.join(found)}), but no checkpoint to "
+      f"continue from in {os.path.join(model_dir, CHECKPOINTS)}; use another "
+      "--model_dir, or move them away"
+    )
+  return True
+
+
+def _holds_files(path):
+  """Whether there is such a file, or a folder with any file in it."""
+  if not os.path.isdir(path):
+    return os.path.exists(path)
+  return any(names for _, _, names in os.walk(path))
+
+
+def load_config(model_dir: str) -> config_lib.Config:
+  """The config that a run was last started with.
+
+  Raises:
+    ValueError: the folder holds no run.
+  """
+  path = os.path.join(model_dir, CONFIG)
+  if not os.path.isfile(path):
+    raise ValueError(f"--model_dir={model_dir} holds no run: there is no {path}")
+  return config_lib.load(path)
+
+
+def load_classes(model_dir: str) -> Classes:
+  """The classes that a run was started with."""
+  return Classes.from_json(files.read_json(os.path.join(model_dir, CLASSES)))
+
+
+def checkpoint_paths(model_dir: str, folder: str = CHECKPOINTS) -> list[str]:
+  """Paths, without ".index", of the checkpoints in a run's folder, newest first."""
+  folder = os.path.join(model_dir, folder)
+  names = os.listdir(folder) if os.path.isdir(folder) else []
+  found = [match for match in map(_CHECKPOINT_NAME.fullmatch, names) if match]
+  found.sort(key=lambda match: (int(match[2]), bool(match[3])), reverse=True)
+  return [os.path.join(folder, match[0][: -len(".index")]) for match in found]
+
+
+def find_checkpoint(model_dir: str, checkpoint: str = "") -> str:
+  """Path of a run's checkpoint.
+
+  Args:
+    model_dir: the run's folder.
+    checkpoint: "" for the best (the latest where none was evaluated yet), "latest", or
+      a checkpoint's path, with or without ".index"; of a folder of them, the newest.
+
+  Raises:
+    ValueError: there is no such checkpoint.
+  """
+  best = os.path.join(model_dir, BEST)
+  if not checkpoint and os.path.exists(best):
+    name = files.read_json(best)["checkpoint"]
+    path = os.path.join(model_dir, BEST_CHECKPOINTS, name)
+  elif checkpoint in ("", "latest"):
+    path = next(iter(checkpoint_paths(model_dir)), "")
+  elif os.path.isdir(checkpoint):
+    path = next(iter(checkpoint_paths(checkpoint, "")), checkpoint)
+  else:
+    path = checkpoint.removesuffix(".index")
+  if not os.path.exists(f"{path}.index"):
+    raise ValueError(
+      f"there is no checkpoint {path}" if path else f"{model_dir} has no checkpoint yet"
+    )
+  return path
+
+
+def read_record(path: str) -> dict[str, Any] | None:
+  """The record in a checkpoint, see training/state.py; None in one that has none.
+
+  Raises:
+    One of UNREADABLE: the checkpoint is damaged.
+  """
+  reader = tf.train.load_checkpoint(path)
+  if not reader.has_tensor(_RECORD_KEY):
+    return None
+  return json.loads(reader.get_tensor(_RECORD_KEY))
+
+
+def load_thresholds(
+  model_dir: str, score_threshold: float | None = None, *, checkpoint: str = ""
+):
+  """Scores that detections of a checkpoint need to be shown or served.
+
+  They are chosen on the validation split, each time that it is evaluated, and belong to
+  the weights of that moment. Where a checkpoint has none of its own, those of the best one
+  stand in, and the log says so.
+
+  Args:
+    model_dir: a run's folder.
+    score_threshold: one threshold for all classes; None for the run's own, which were
+      best by F1 on its validation split.
+    checkpoint: path of the checkpoint that is used; "" for the best.
+
+  Returns:
+    ScoreThresholds.
+
+  Raises:
+    ValueError: the run has none yet.
+  """
+  names = load_classes(model_dir).names
+  if score_threshold is not None:
+    same = dict.fromkeys(names, score_threshold)
+    return ScoreThresholds(score_threshold, 0.0, same, dict.fromkeys(names))
+  path = os.path.join(model_dir, BEST)
+  best = files.read_json(path) if os.path.exists(path) else None
+  if not (best and _is_best(model_dir, best, checkpoint)):
+    record = (read_record(checkpoint) if checkpoint else None) or {}
+    validation = record.get("validation")
+    if validation and validation["step"] == record["step"]:
+      return ScoreThresholds.from_json(validation["score_thresholds"])
+    if best:
+      logging.warning(
+        "%s has no score thresholds of its own; those of the best checkpoint, %s, are "
+        "used, and may not suit it",
+        *(checkpoint, best["checkpoint"]),
+      )
+  if not best:
+    raise ValueError(
+      f"{model_dir} was not validated yet, so that it has no score thresholds; train on, "
+      "or give --score_threshold"
+    )
+  return ScoreThresholds.from_json(best["score_thresholds"])
+
+
+def _is_best(model_dir, best, checkpoint):
+  path = os.path.join(model_dir, BEST_CHECKPOINTS, best["checkpoint"])
+  return not checkpoint or os.path.realpath(path) == os.path.realpath(checkpoint)

@@ -1,0 +1,192 @@
+"""Network, anchors and post-processing of a config, and a trained run opened again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import tensorflow as tf
+from absl import logging
+
+from ap_detect import anchors as anchor_ops
+from ap_detect import config as config_lib
+from ap_detect.models import backbones, detections, retinanet
+from ap_detect.runs import folder, replicas
+
+
+def make_anchors(config: config_lib.Config, image_size=None):
+  """The anchors of a config's network.
+
+  Args:
+    config: Config.
+    image_size: (height, width) of the network's input, pixels; None for the config's.
+
+  Returns:
+    [A, 4] float32, yxyx, pixels of the input.
+  """
+  model = config.model
+  return anchor_ops.generate_anchors(
+    image_size or config.data.image_size_px,
+    levels=retinanet.LEVELS,
+    base_scale=model.anchor_base_scale,
+    octave_scales=model.anchor_octave_scales,
+    aspect_ratios=model.anchor_aspect_ratios,
+  )
+
+
+def build_network(config: config_lib.Config, num_classes: int, *, pretrained: bool):
+  """A config's RetinaNet.
+
+  Args:
+    config: Config.
+    num_classes: K.
+    pretrained: whether to read model.backbone_weights; a network whose checkpoint
+      follows needs none.
+
+  Returns:
+    tf.keras.Model, see retinanet.build_retinanet.
+  """
+  model = config.model
+  backbone = backbones.build_backbone(
+    model.backbone,
+    weights=model.backbone_weights if pretrained else "",
+    frozen_levels=model.frozen_levels if model.backbone_weights else 0,
+    freeze_batch_norm=bool(model.backbone_weights),
+  )
+  return retinanet.build_retinanet(
+    backbone,
+    num_classes=num_classes,
+    anchors_per_cell=_anchors_per_cell(config),
+    fpn_channels=model.fpn_channels,
+    head_convolutions=model.head_convolutions,
+    head_initializer=model.head_initializer,
+  )
+
+
+def level_sizes(config: config_lib.Config, image_size=None) -> list[int]:
+  """Number of anchors of each pyramid level; arguments as `make_anchors`."""
+  return anchor_ops.anchors_per_level(
+    image_size or config.data.image_size_px,
+    levels=retinanet.LEVELS,
+    anchors_per_cell=_anchors_per_cell(config),
+  )
+
+
+def make_detect(config: config_lib.Config):
+  """Post-processing of a config's network for serving, where a picture has one view.
+
+  That is data.image_size_px; where the config tests at other scales or mirrored, the log
+  says that they are not part of it.
+
+  Args:
+    config: Config.
+
+  Returns:
+    Function (Outputs, content_size [B, 2]) -> Detections.
+  """
+  anchors, sizes, evaluation = make_anchors(config), level_sizes(config), config.eval
+  if evaluation.test_scales or evaluation.horizontal_flip:
+    logging.warning(
+      "the run was validated, and its score thresholds chosen, at test scales %s%s; "
+      "here every picture is fitted into %s pixels, once, whose accuracy is that of "
+      'evaluate.py --eval.test_scales="()" --eval.horizontal_flip=False',
+      evaluation.test_scales or config.data.image_size_px,
+      ", mirrored too" if evaluation.horizontal_flip else "",
+      config.data.image_size_px,
+    )
+
+  def detect(outputs, content_size):
+    return detections.detect(
+      outputs,
+      anchors,
+      level_sizes=sizes,
+      content_size=content_size,
+      score_threshold=evaluation.score_threshold,
+      candidates_per_level=evaluation.candidates_per_level,
+      nms_iou=evaluation.nms_iou,
+      max_detections=evaluation.max_detections,
+    )
+
+  return detect
+
+
+class RestoredRun(NamedTuple):
+  """A trained network and what belongs to it.
+
+  Attributes:
+    config: Config.
+    classes: Classes.
+    network: tf.keras.Model of images -> Outputs.
+    strategy: the tf.distribute strategy that holds its variables.
+    checkpoint: path of the weights.
+  """
+
+  config: config_lib.Config
+  classes: folder.Classes
+  network: tf.keras.Model
+  strategy: tf.distribute.Strategy
+  checkpoint: str
+
+
+def restore(model_dir: str, checkpoint: str = "", *, strategy=None) -> RestoredRun:
+  """Opens a run at a checkpoint.
+
+  Args:
+    model_dir: the run's folder.
+    checkpoint: see folder.find_checkpoint. Where the latest one is damaged, the one
+      before it is used, and the log says so.
+    strategy: tf.distribute strategy; None for all GPUs, or the CPU.
+
+  Raises:
+    ValueError: no such run or checkpoint, or the checkpoint does not fit or is damaged.
+  """
+  config, path = (
+    folder.load_config(model_dir),
+    folder.find_checkpoint(model_dir, checkpoint),
+  )
+  classes = folder.load_classes(model_dir)
+  strategy = strategy or replicas.make_strategy()
+  with strategy.scope():
+    network = build_network(config, len(classes.names), pretrained=False)
+  candidates = folder.checkpoint_paths(model_dir)
+  if path not in candidates or checkpoint not in ("", "latest"):
+    candidates = [path]
+  path = restore_first(candidates, lambda path: _restore_network(network, path))
+  logging.info("restored %s", path)
+  return RestoredRun(config, classes, network, strategy, path)
+
+
+def _restore_network(network, path):
+  status = tf.train.Checkpoint(network=network).read(path)
+  status.assert_existing_objects_matched().expect_partial()
+
+
+def restore_first(paths, restore_path) -> str:
+  """Restores the first of some checkpoints that can be, and says which could not.
+
+  Args:
+    paths: of checkpoints, newest first; at least one.
+    restore_path: function of a path that restores it, or raises one of UNREADABLE.
+
+  Returns:
+    The path that was restored.
+
+  Raises:
+    ValueError: none could be.
+  """
+  problems = []
+  for path in paths:
+    try:
+      restore_path(path)
+    except folder.UNREADABLE as error:
+      problems.append(
+        f"checkpoint {path} is damaged or does not fit the network: {error}"
+      )
+      continue
+    for problem in problems:
+      logging.warning("%s; using the one before it, %s", problem, path)
+    return path
+  raise ValueError("\n  ".join(problems))
+
+
+def _anchors_per_cell(config):
+  return len(config.model.anchor_octave_scales) * len(config.model.anchor_aspect_ratios)

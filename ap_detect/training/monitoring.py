@@ -1,0 +1,204 @@
+"""What is kept of a training: metrics.csv, its chart, TensorBoard; and callbacks."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import os
+import time
+from collections.abc import Sequence
+
+import tensorflow as tf
+from PIL import Image
+from tensorboard.compat.proto import event_pb2
+from tensorboard.summary.writer import event_file_writer
+
+from ap_detect import charts
+from ap_detect.runs import files, folder
+
+
+class MetricsFile:
+  """metrics.csv in a run's folder: a row per logging.
+
+  Args:
+    model_dir: the run's folder.
+    step: rows of later steps are removed: the run went on from here.
+  """
+
+  def __init__(self, model_dir, step):
+    path = os.path.join(model_dir, folder.METRICS)
+    rows = _read_rows(path)
+    kept = [row for row in rows if int(row["step"]) <= step]
+    self._columns: list[str] = list(rows[0]) if rows else []
+    if len(kept) < len(rows):
+      text = io.StringIO()
+      writer = csv.DictWriter(text, self._columns, lineterminator="\n")
+      writer.writeheader()
+      writer.writerows(kept)
+      files.write_text(path, text.getvalue())
+    self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
+
+  def write(self, row):
+    """Appends a row, which is on disk when this returns.
+
+    Args:
+      row: dict of column -> number; None leaves the field empty. Floats are written
+        with 7 significant digits, which is what float32 has.
+    """
+    is_first = not self._columns
+    if is_first:
+      self._columns = list(row)
+    writer = csv.DictWriter(self._file, self._columns, lineterminator="\n")
+    if is_first:
+      writer.writeheader()
+    writer.writerow({name: _short(value) for name, value in row.items()})
+    self._file.flush()
+
+  def close(self):
+    """Closes the file."""
+    self._file.close()
+
+
+def _read_rows(path):
+  """The rows of a CSV file, without a last one that was cut off; [] for no file."""
+  if not os.path.exists(path):
+    return []
+  with open(path, encoding="utf-8", newline="") as file:
+    text = file.read()
+  whole = text[: text.rfind("\n") + 1]
+  if whole != text:
+    files.write_text(path, whole)
+  return list(csv.DictReader(io.StringIO(whole)))
+
+
+def _short(value):
+  return f"{value:.7g}" if isinstance(value, float) else value
+
+
+def write_chart(model_dir, history):
+  """Draws training.png: losses and learning rate by metrics.csv, and validations.
+
+  Args:
+    model_dir: the run's folder.
+    history: metrics of each validation, as in state.Record.
+  """
+  rows = _read_rows(os.path.join(model_dir, folder.METRICS))
+  epochs = [float(row["epoch"]) for row in rows]
+  names = [name for name in (rows[0] if rows else ()) if name.endswith("_loss")]
+  picture = charts.training_picture(
+    {name: (epochs, [float(row[name]) for row in rows]) for name in names},
+    (epochs, [float(row["learning_rate"]) for row in rows]),
+    {
+      name: ([entry["epoch"] for entry in history], [entry[name] for entry in history])
+      for name in ("AP", "AP50", "AP75")
+    },
+  )
+  path = os.path.join(model_dir, folder.TRAINING_CHART)
+  Image.fromarray(picture).save(f"{path}.tmp", "PNG")
+  os.replace(f"{path}.tmp", path)
+
+
+def open_tensorboard(model_dir, step):
+  """tf.summary writer of a run that is at some step.
+
+  It tells TensorBoard that what an earlier start wrote of later steps does not hold. The
+  first start does so too, for TensorBoard takes the first such note for a beginning.
+  """
+  path = os.path.join(model_dir, folder.TENSORBOARD)
+  _await_next_second(path)
+  notes = event_file_writer.EventFileWriter(path, filename_suffix=".start")
+  log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+  notes.add_event(
+    event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=log)
+  )
+  notes.close()
+  return tf.summary.create_file_writer(path)
+
+
+def _await_next_second(path):
+  """TensorBoard reads files in the order of their names, which begin with the second."""
+  names = [name.split(".") for name in os.listdir(path)] if os.path.isdir(path) else []
+  seconds = [int(name[3]) for name in names if len(name) > 3 and name[3].isdigit()]
+  newest = max(seconds, default=0)
+  while newest - 2 <= time.time() < newest + 1:  # not for a clock that was wrong
+    time.sleep(0.05)
+
+
+def write_scalars(writer, row):
+  """Writes a row of metrics.csv to TensorBoard."""
+  with writer.as_default(step=row["step"]):
+    for name, value in row.items():
+      if name in ("step", "images", "epoch") or value is None:
+        continue
+      is_train = name.endswith("_loss") or name == "gradient_norm"
+      tf.summary.scalar(f"train/{name}" if is_train else name, value)
+
+
+class Speed:
+  """Images per second, and the share of the time that was spent waiting for data."""
+
+  def __init__(self):
+    self.restart()
+
+  def restart(self):
+    """Forgets what was: what comes next is no training time."""
+    self._since = None
+    self._images = 0
+    self._waited = 0.0
+
+  def start(self):
+    """Counts from now on, unless it does already."""
+    if self._since is None:
+      self.restart()
+      self._since = time.monotonic()
+
+  def add(self, images, waited):
+    """Counts images, and seconds that their batches were waited for."""
+    self._images += images
+    self._waited += waited
+
+  def take(self):
+    """(images per second, share waited) since the last time; (None, None) for no time."""
+    since, images, waited = self._since, self._images, self._waited
+    if since is None or not images:
+      return None, None
+    self.restart()
+    self.start()
+    seconds = max(time.monotonic() - since, 1e-9)
+    return images / seconds, min(waited / seconds, 1.0)
+
+
+def make_callbacks(paths: Sequence[str], model, **params):
+  """Keras callbacks by import path, in Keras' own list.
+
+  Args:
+    paths: "package.module.Name" of a callback's class, or of a function that makes one;
+      called without arguments.
+    model: tf.keras.Model that they get as their `model`.
+    params: what they find in `params`.
+
+  Returns:
+    tf.keras.callbacks.CallbackList.
+
+  Raises:
+    ValueError: a path cannot be imported, or does not lead to a callback.
+  """
+  callbacks = [_make_callback(path) for path in paths]
+  return tf.keras.callbacks.CallbackList(callbacks, model=model, **params)
+
+
+def _make_callback(path):
+  module_name, _, name = path.rpartition(".")
+  try:
+    callback = getattr(importlib.import_module(module_name), name)()
+  except (ImportError, AttributeError, ValueError, TypeError) as error:
+    raise ValueError(
+      "train.callbacks must be import paths, package.module.Name, of Keras callbacks "
+      f"that can be made without arguments; {path!r}: {error}"
+    ) from error
+  if not isinstance(callback, tf.keras.callbacks.Callback):
+    raise ValueError(
+      f"train.callbacks: {path} must make a tf.keras.callbacks.Callback, got {callback!r}"
+    )
+  return callback

@@ -1,0 +1,64 @@
+"""SIGTERM and Ctrl-C while training: after the step that runs, not in the midst of it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+
+
+class StopSignals:
+  """Notes SIGTERM and SIGINT where they would do harm, and raises them elsewhere.
+
+  SIGTERM ends the process with status 143 and SIGINT raises KeyboardInterrupt, as
+  elsewhere. Within `deferred()` the first of them is only noted, and `raise_received`
+  raises it; a second one raises at once. Outside of the main thread signals are left as
+  they are, and so is a SIGINT that the process was started to ignore.
+  """
+
+  def __init__(self):
+    self._is_deferred = False
+    self._received = None
+    self._previous = {}
+
+  def __enter__(self):
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) != signal.SIG_IGN:
+          self._previous[number] = signal.signal(number, self._handle)
+    return self
+
+  def __exit__(self, *_):
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+
+  @contextlib.contextmanager
+  def deferred(self):
+    """Within this block signals are noted."""
+    self._is_deferred = True
+    try:
+      yield
+    finally:
+      self._is_deferred = False
+
+  @property
+  def received(self) -> str:
+    """Name of the signal that was noted; "" for none."""
+    return signal.Signals(self._received).name if self._received else ""
+
+  def raise_received(self):
+    """Raises what the signal that was noted stands for."""
+    if self._received:
+      self._raise(self._received)
+
+  def _handle(self, number, _frame):
+    if self._is_deferred and self._received is None:
+      self._received = number
+    else:
+      self._raise(number)
+
+  def _raise(self, number):
+    if number == signal.SIGINT:
+      raise KeyboardInterrupt
+    sys.exit(128 + number)

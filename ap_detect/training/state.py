@@ -1,0 +1,289 @@
+"""The state of a run: what is saved together, and restored together.
+
+A checkpoint holds the network's weights, the optimiser's variables, and the record, one
+JSON text with all that is not a tensor. The readable files of the run's folder are copies
+of the record; where they disagree with it after a crash, the record is right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+from typing import Any
+
+import tensorflow as tf
+
+from ap_detect.runs import files, folder
+from ap_detect.runs import model as model_lib
+
+
+@dataclasses.dataclass
+class Clock:
+  """The one clock of a run. Everything that happens at some time asks it.
+
+  Attributes:
+    step: steps done; numbers logs and checkpoints.
+    images: images seen by all of them.
+    position: of the next image in the stream of the training split's shuffles.
+    split_size: images of the training split.
+    warmup_images: during which the learning rate warms up.
+  """
+
+  split_size: int
+  warmup_images: int = 0
+  step: int = 0
+  images: int = 0
+  position: int = 0
+
+  @property
+  def epochs_done(self) -> float:
+    """Epochs done, with fractions; an epoch is as many images as the split has."""
+    return self.position / self.split_size
+
+  @property
+  def epoch(self) -> int:
+    """Whole epochs done."""
+    return self.position // self.split_size
+
+  def after(self, steps: int, batch_size: int) -> Clock:
+    """The clock after some more steps of batch_size images."""
+    images = steps * batch_size
+    return dataclasses.replace(
+      self,
+      step=self.step + steps,
+      images=self.images + images,
+      position=self.position + images,
+    )
+
+  def steps_to(self, epochs: float, batch_size: int) -> int:
+    """How many steps of batch_size images are missing to some number of epochs done."""
+    missing = math.ceil(epochs * self.split_size) - self.position
+    return max(-(-missing // batch_size), 0)
+
+  def resize(self, split_size: int) -> None:
+    """Goes on with a split of another size, at the beginning of the epoch."""
+    self.position, self.split_size = self.epoch * split_size, split_size
+
+
+@dataclasses.dataclass
+class Record:
+  """All of a run's state that is not a tensor.
+
+  Attributes:
+    clock: Clock.
+    config: the resolved config, as nested dicts; with it the seed.
+    classes: names and category ids.
+    replicas: number of them.
+    history: metrics of each validation, in order.
+    validation: epoch, step, metrics and score thresholds of the last one; None before it.
+    best: the same of the best one, and its checkpoint's name; None before it.
+    changes: what later starts changed, and at which step.
+    epoch_sums: of each logged number, its sum over the steps of the present epoch, and
+      the number of steps.
+    is_epoch_end: whether the last step ended an epoch whose validation is not done.
+  """
+
+  clock: Clock
+  config: dict[str, Any]
+  classes: dict[str, Any]
+  replicas: int
+  history: list = dataclasses.field(default_factory=list)
+  validation: dict[str, Any] | None = None
+  best: dict[str, Any] | None = None
+  changes: list = dataclasses.field(default_factory=list)
+  epoch_sums: dict[str, list] = dataclasses.field(default_factory=dict)
+  is_epoch_end: bool = False
+
+  @property
+  def is_validated(self) -> bool:
+    """Whether the last validation was of the present weights."""
+    validation = self.validation
+    return validation is not None and validation["step"] == self.clock.step
+
+  def to_json(self) -> dict[str, Any]:
+    """As nested dicts; `step` stands by itself for whoever reads a checkpoint's."""
+    return {"step": self.clock.step, **dataclasses.asdict(self)}
+
+  @classmethod
+  def from_json(cls, values: dict[str, Any]) -> Record:
+    """The record that to_json() was called on."""
+    fields = {field.name for field in dataclasses.fields(cls)}
+    values = {name: value for name, value in values.items() if name in fields}
+    return cls(**{**values, "clock": Clock(**values["clock"])})
+
+
+class _Saved(tf.train.experimental.PythonState):
+  """The record as tf.train.Checkpoint saves it."""
+
+  def __init__(self, record):
+    super().__init__()
+    self.record = record
+
+  def serialize(self):
+    return json.dumps(self.record.to_json())
+
+  def deserialize(self, text):
+    self.record = Record.from_json(json.loads(text))
+
+
+REMEDY = (
+  "A lower train.learning_rate or train.clip_norm=10 often helps; the same command with "
+  "either continues from the checkpoint"
+)
+
+
+class NonFiniteError(ValueError):
+  """A loss, gradient or weight became infinite or NaN."""
+
+
+class TrainingState:
+  """Weights, optimiser and record of a run, and their checkpoints.
+
+  Args:
+    model_dir: the run's folder.
+    network: tf.keras.Model.
+    optimizer: Keras optimizer whose variables exist already.
+    record: Record of a new run; a restored one takes its place.
+    keep_checkpoints: of how many of the latest steps checkpoints stay.
+  """
+
+  def __init__(self, model_dir, network, optimizer, record, *, keep_checkpoints):
+    self._model_dir = model_dir
+    self._network = network
+    self._keep_checkpoints = keep_checkpoints
+    self._saved = _Saved(record)
+    self._everything = tf.train.Checkpoint(
+      network=network, optimizer=optimizer, record=self._saved
+    )
+    self._weights = tf.train.Checkpoint(network=network, record=self._saved)
+
+  @property
+  def record(self) -> Record:
+    """The run's Record, to be read and changed."""
+    return self._saved.record
+
+  def save(self) -> str:
+    """Saves everything, unless it is saved already; returns the checkpoint's path.
+
+    Raises:
+      NonFiniteError: a weight is not finite; the checkpoints stay as they are.
+    """
+    name = f"step-{self.record.clock.step}"
+    if self.record.is_validated:
+      name += "-validated"
+    path = os.path.join(self._model_dir, folder.CHECKPOINTS, name)
+    if not os.path.exists(f"{path}.index"):
+      self._check_weights()
+      self._write(self._everything, folder.CHECKPOINTS, name)
+      self._prune(folder.CHECKPOINTS, self._keep_checkpoints)
+    return path
+
+  def save_best(self, name: str) -> None:
+    """Saves the weights, beside those of the best validation before."""
+    self._write(self._weights, folder.BEST_CHECKPOINTS, name)
+    # Two, for the latest state may still name the one before.
+    self._prune(folder.BEST_CHECKPOINTS, 2)
+
+  def restore_latest(self) -> str:
+    """Restores the newest checkpoint that is sound; returns its path.
+
+    Damaged ones are moved into checkpoints/damaged/, for the run comes past their steps
+    again.
+
+    Raises:
+      ValueError: none is sound; nothing was moved.
+    """
+    paths = folder.checkpoint_paths(self._model_dir)
+    path = model_lib.restore_first(paths, self.restore)
+    for damaged in paths[: paths.index(path)]:
+      parent = os.path.join(os.path.dirname(damaged), "damaged")
+      os.makedirs(parent, exist_ok=True)
+      for file in _files_of(damaged):
+        os.replace(file, os.path.join(parent, os.path.basename(file)))
+    return path
+
+  def restore(self, path: str) -> None:
+    """Restores everything from a checkpoint, which must have all of it."""
+    self._everything.read(path).assert_existing_objects_matched().assert_consumed()
+
+  def restore_weights(self, path: str) -> None:
+    """Restores the weights alone."""
+    status = tf.train.Checkpoint(network=self._network).read(path)
+    status.assert_existing_objects_matched().expect_partial()
+
+  def write_views(self) -> None:
+    """Writes the readable files that follow from the record, see runs/folder.py."""
+    record = self.record
+    views = {
+      folder.CONFIG: record.config,
+      folder.CLASSES: record.classes,
+      folder.HISTORY: record.history,
+      folder.BEST: record.best,
+      folder.CHANGES: record.changes,
+    }
+    for name, value in views.items():
+      path = os.path.join(self._model_dir, name)
+      if value:
+        files.write_json(path, value)
+      elif os.path.exists(path):
+        os.remove(path)
+
+  def _write(self, checkpoint, subfolder, name):
+    """Writes in another folder first, so that a checkpoint is whole or not there."""
+    target = os.path.join(self._model_dir, subfolder)
+    writing = os.path.join(target, "writing")
+    shutil.rmtree(writing, ignore_errors=True)  # of a start that was killed
+    os.makedirs(writing)
+    checkpoint.write(os.path.join(writing, name))
+    # The index, which makes it a checkpoint, last.
+    for path in _files_of(os.path.join(writing, name)):
+      _flush(path)
+      os.replace(path, os.path.join(target, os.path.basename(path)))
+    _flush(target)
+    shutil.rmtree(writing)
+
+  def _prune(self, subfolder, number):
+    kept_steps: list[str] = []
+    for path in folder.checkpoint_paths(self._model_dir, subfolder):
+      step = os.path.basename(path).removesuffix("-validated")
+      if step in kept_steps or len(kept_steps) == number:
+        for file in reversed(_files_of(path)):
+          os.remove(file)
+      else:
+        kept_steps.append(step)
+
+  def _check_weights(self):
+    weights = self._network.weights
+    for weight, is_finite in zip(weights, _are_finite(weights).numpy()):
+      if not is_finite:
+        raise NonFiniteError(
+          f"{weight.name} is not finite after step {self.record.clock.step}; training "
+          f"stopped, and the last checkpoint is from before it. {REMEDY}"
+        )
+
+
+@tf.function(autograph=False)
+def _all_finite(values):
+  return tf.stack([tf.reduce_all(tf.math.is_finite(value)) for value in values])
+
+
+def _are_finite(weights):
+  return _all_finite([tf.convert_to_tensor(weight) for weight in weights])
+
+
+def _flush(path):
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _files_of(path):
+  """The files of a checkpoint, its index last."""
+  parent, name = os.path.split(path)
+  names = [file for file in os.listdir(parent) if file.startswith(f"{name}.")]
+  return [os.path.join(parent, file) for file in sorted(names)]

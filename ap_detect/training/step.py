@@ -1,0 +1,257 @@
+"""The training step: assign targets, forward, rank, backward, update.
+
+In a replica, forward pass, ranking and backward pass are one function, which XLA may
+compile. They can also run as three, with the gradients of the losses by the network's
+outputs handed from the second to the third. What crosses replicas, and the update, stay
+outside of compiled functions, conditionals and loops: compiled, they leak or abort with
+several GPUs (keras issue 18145), and replicas must not disagree on whether to exchange.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Callable, NamedTuple
+
+import tensorflow as tf
+
+from ap_detect import losses, matching
+from ap_detect.models import drop_connect
+
+
+def with_gradient(loss: Callable) -> Callable:
+  """Function (logits, labels) -> (loss, its gradient by the logits) of a loss."""
+
+  def loss_and_gradient(logits, labels):
+    with tf.GradientTape() as tape:
+      tape.watch(logits)
+      value = loss(logits, labels)
+    return value, tape.gradient(value, logits)
+
+  return loss_and_gradient
+
+
+class Scalars(NamedTuple):
+  """What a replica tells of its step; all [] float32.
+
+  Attributes:
+    means: numbers whose mean over replicas is logged, by name.
+    sums: numbers whose sum is.
+  """
+
+  means: dict[str, Any]
+  sums: dict[str, Any]
+
+
+class _FedRate(tf.keras.optimizers.schedules.LearningRateSchedule):
+  """The learning rate that the loop has set, whatever the optimiser's own step."""
+
+  def __init__(self, variable):
+    self._variable = variable
+
+  def __call__(self, step):
+    return tf.convert_to_tensor(self._variable)
+
+  def get_config(self):
+    return {}
+
+
+class Feed:
+  """What the loop tells every step: its learning rate and what random masks follow from.
+
+  Make it under the strategy's scope. Neither is saved: both follow from the clock.
+
+  Attributes:
+    learning_rate: LearningRateSchedule for an optimiser.
+  """
+
+  def __init__(self):
+    options = {
+      "trainable": False,
+      "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
+    }
+    self._rate = tf.Variable(0.0, name="learning_rate", **options)
+    self._seed = tf.Variable([0, 0], name="mask_seed", **options)
+    self.learning_rate = _FedRate(self._rate)
+
+  def set(self, rate, seed, step):
+    """Sets the learning rate [] float32, and what masks are drawn from [] int32."""
+    self._rate.assign(rate)
+    self._seed.assign(tf.stack([seed, step]))
+
+  def draw_seed(self):
+    """[2] int32 for the random masks of this replica and step."""
+    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    return tf.stack(
+      [self._seed[0] + 1_000_003 * tf.cast(replica, tf.int32), self._seed[1]]
+    )
+
+
+class TrainingStep:
+  """Updates a network by batches of images.
+
+  Losses are means over replicas: each replica ranks its own images, as in the authors'
+  release, and its gradient counts 1 / replicas.
+
+  Args:
+    network: tf.keras.Model of images -> Outputs.
+    optimizer: Keras optimizer with `feed.learning_rate` as its rate.
+    feed: Feed.
+    strategy: the tf.distribute strategy that all of them were made under.
+    assign_targets: function of a batch to matching.Targets.
+    classification: function (logits [B, A, K], labels [B, A]) -> (loss [], its gradient
+      by the logits).
+    classification_name: of that loss in the logs.
+    box_loss_weight: weight of the box loss beside the classification loss.
+    box_loss_normalizer: "replica": the box loss is a mean over the positive anchors of
+      the replica's own batch, as in the authors' release. "global": over those of all
+      replicas, so that the step is that of one replica with the whole batch.
+    weight_decay: L2 on every trainable weight, biases too (authors' release); 0 where
+      the optimiser decays by itself.
+    clip_norm: bound of the gradient's global norm; 0 for none.
+    compile_replica: whether XLA compiles what a replica does by itself.
+    in_pieces: whether forward, ranking and backward pass are functions apart.
+    seed: of random masks in the network.
+  """
+
+  def __init__(
+    self,
+    network,
+    optimizer,
+    feed,
+    strategy,
+    *,
+    assign_targets: Callable,
+    classification: Callable,
+    classification_name="classification_loss",
+    box_loss_weight=1.0,
+    box_loss_normalizer="replica",
+    weight_decay=0.0,
+    clip_norm=0.0,
+    compile_replica=False,
+    in_pieces=False,
+    seed=0,
+  ):
+    self._network = network
+    self._optimizer = optimizer
+    self._feed = feed
+    self._strategy = strategy
+    self._classification = classification
+    self._classification_name = classification_name
+    self._box_loss_weight = box_loss_weight
+    self._box_loss_normalizer = box_loss_normalizer
+    self._weight_decay = weight_decay
+    self._clip_norm = clip_norm
+    self._seed = seed
+    drop_connect.draw_from(network, feed.draw_seed)
+    compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
+    compile_all = compiled if compile_replica else lambda function: function
+    compile_piece = compile_all if in_pieces else lambda function: function
+    compile_whole = compile_all if not in_pieces else lambda function: function
+    self._assign_targets = compile_all(assign_targets)
+    self._forward = compile_piece(self._run_forward)
+    self._rank = compile_piece(self._run_ranking)
+    self._differentiate = compile_whole(self._forward_rank_backward)
+    self._execute = tf.function(self._run_steps, autograph=False)
+
+  def __call__(self, batches, rates, first_step):
+    """One update per batch.
+
+    Args:
+      batches: list of batches as the strategy's distributed dataset gives them.
+      rates: list of as many learning rates.
+      first_step: number of the first of these steps.
+
+    Returns:
+      Dict of [n] float32 tensors, an entry per step: the losses, "gradient_norm" (before
+      clipping), "num_positive_anchors", "objects_without_anchor", and "is_finite", which
+      is 0 where loss or gradient are not.
+    """
+    return self._execute(
+      tuple(batches),
+      tf.constant(rates, tf.float32),
+      tf.constant(first_step % 2**31, tf.int32),
+    )
+
+  def _run_steps(self, batches, rates, first_step):
+    logs = []
+    # Unrolled, for replicas exchange gradients in each.
+    for index, batch in enumerate(batches):
+      self._feed.set(rates[index], self._seed, first_step + index)
+      found = self._strategy.run(self._run_replica, args=(batch,))
+      logs.append(
+        tf.nest.map_structure(
+          lambda part: self._strategy.experimental_local_results(part)[0], found
+        )
+      )
+    return {name: tf.stack([log[name] for log in logs]) for name in logs[0]}
+
+  def _run_replica(self, batch):
+    replica = tf.distribute.get_replica_context()
+    targets = self._assign_targets(batch)
+    scalars, gradients = self._differentiate(
+      batch["image"], targets, self._box_divisor(targets.labels, replica)
+    )
+    gradients = replica.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+    weights = self._network.trainable_variables
+    if self._weight_decay:
+      gradients = [
+        gradient + self._weight_decay * weight
+        for gradient, weight in zip(gradients, weights)
+      ]
+    norm = tf.linalg.global_norm(gradients)
+    if self._clip_norm:
+      gradients, _ = tf.clip_by_global_norm(gradients, self._clip_norm, norm)
+    self._optimizer.apply_gradients(
+      zip(gradients, weights), experimental_aggregate_gradients=False
+    )
+    means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, scalars.means)
+    sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, scalars.sums)
+    is_finite = tf.math.is_finite(means["total_loss"]) & tf.math.is_finite(norm)
+    return {
+      **means,
+      **sums,
+      "gradient_norm": norm,
+      "is_finite": tf.cast(is_finite, tf.float32),
+    }
+
+  def _box_divisor(self, labels, replica):
+    """[] float32: by how many positive anchors a replica divides its box loss."""
+    positives = tf.reduce_sum(tf.cast(labels > matching.BACKGROUND, tf.float32))
+    if self._box_loss_normalizer == "replica":
+      return tf.maximum(positives, 1.0)
+    # The mean of the replicas' losses shall be divided by the positives of all.
+    positives = replica.all_reduce(tf.distribute.ReduceOp.SUM, positives)
+    return tf.maximum(positives, 1.0) / replica.num_replicas_in_sync
+
+  def _forward_rank_backward(self, images, targets, box_divisor):
+    """(Scalars, gradients of the trainable variables) of one replica."""
+    weights = self._network.trainable_variables
+    with tf.GradientTape() as tape:
+      outputs = tuple(self._forward(images))
+    scalars, output_gradients = self._rank(outputs, targets, box_divisor)
+    return scalars, tape.gradient(outputs, weights, output_gradients=output_gradients)
+
+  def _run_forward(self, images):
+    return self._network(images, training=True)
+
+  def _run_ranking(self, outputs, targets, box_divisor):
+    """(Scalars, gradients of the total loss by the two outputs)."""
+    class_logits, box_outputs = outputs
+    is_positive = targets.labels > matching.BACKGROUND
+    classification, by_logits = self._classification(class_logits, targets.labels)
+    with tf.GradientTape() as tape:
+      tape.watch(box_outputs)
+      box = losses.smooth_l1(
+        box_outputs, targets.box_targets, is_positive, normalizer=box_divisor
+      )
+      weighted = self._box_loss_weight * box
+    means = {
+      "total_loss": classification + weighted,
+      self._classification_name: classification,
+      "box_loss": box,
+    }
+    sums = {
+      "num_positive_anchors": tf.reduce_sum(tf.cast(is_positive, tf.float32)),
+      "objects_without_anchor": tf.cast(targets.num_unmatched_objects, tf.float32),
+    }
+    return Scalars(means, sums), (by_logits, tape.gradient(weighted, box_outputs))

@@ -1,0 +1,29 @@
+"""Which devices a run uses where there is no GPU; the tests' CPU is two devices."""
+
+import pytest
+import tensorflow as tf
+
+from ap_detect.runs import replicas
+
+pytestmark = pytest.mark.skipif(
+  bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU"
+)
+
+
+@pytest.mark.parametrize(("asked", "made"), [(0, 1), (1, 1), (2, 2)])
+def test_as_many_as_asked_for(asked, made):
+  strategy = replicas.make_strategy(asked)
+  assert strategy.num_replicas_in_sync == made
+  devices = [
+    device.rpartition("device:")[2] for device in strategy.extended.worker_devices
+  ]
+  assert devices == [f"CPU:{number}" for number in range(made)]
+  assert not replicas.compiles_by_default(strategy)
+
+
+def test_more_than_tensorflow_started_with():
+  tf.config.list_logical_devices()
+  with pytest.raises(
+    ValueError, match=r"3 replicas need as many CPU dev.* with 2 in th"
+  ):
+    replicas.make_strategy(3)

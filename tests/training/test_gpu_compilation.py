@@ -1,0 +1,103 @@
+"""The compiled training step goes through XLA's compiler for GPUs, without a GPU."""
+
+import json
+import os
+import pathlib
+import runpy
+import subprocess
+
+import pytest
+import tensorflow as tf
+
+from ap_detect import config as config_lib
+from ap_detect import matching
+from ap_detect.runs import model as model_lib
+from ap_detect.training import optimizers, trainer
+from ap_detect.training import step as step_lib
+
+_HERE = pathlib.Path(__file__).parent
+_PYTHON = os.environ.get("AP_DETECT_JAX_PYTHON", "")
+_CLASSES = 20
+
+pytestmark = [
+  pytest.mark.slow,
+  pytest.mark.skipif(
+    not _PYTHON,
+    reason="AP_DETECT_JAX_PYTHON does not name a Python with the packages that "
+    "tests/training/compile_for_gpu.py lists",
+  ),
+]
+
+
+def _compile(function, specs, folder):
+  """The figures that compile_for_gpu.py prints of a function; RuntimeError if it fails."""
+  function = tf.function(function, jit_compile=True, autograph=False)
+  path = folder / "module.hlo"
+  path.write_bytes(
+    function.experimental_get_compiler_ir(*specs)(stage="hlo_serialized")
+  )
+  command = [_PYTHON, _HERE / "compile_for_gpu.py", path, _HERE / "h100.txtpb"]
+  # Its packages are other ones than ours.
+  environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+  done = subprocess.run(
+    command, env=environment, capture_output=True, text=True, check=False
+  )
+  if done.returncode:
+    raise RuntimeError(done.stderr)
+  print(done.stdout)
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def _make_replica_step(config):
+  """What TrainingStep compiles: (images, labels, box targets, ...) -> gradients."""
+  strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+  with strategy.scope():
+    network = model_lib.build_network(config, _CLASSES, pretrained=False)
+    feed = step_lib.Feed()
+    optimizer = optimizers.make_optimizer("sgd", feed.learning_rate)
+    optimizers.create_state(optimizer, network.trainable_variables)
+    step = trainer.make_step(config, network, optimizer, feed, strategy)
+
+  def differentiate(images, labels, box_targets, num_unmatched_objects, box_divisor):
+    targets = matching.Targets(labels, box_targets, num_unmatched_objects)
+    return step._differentiate(images, targets, box_divisor)
+
+  return differentiate
+
+
+def test_training_step_compiles_for_an_h100(tmp_path):
+  # With pretrained weights, batch normalisation is frozen: the step assigns nothing,
+  # and so can be exported. The weights themselves are not read.
+  values = runpy.run_path(_HERE.parents[1] / "configs/voc07_r50.py")["get_config"]()
+  values.data.root = "not read"
+  values.train.jit_compile = "always"
+  config = config_lib.resolve(values)
+  images, anchors = config.train.batch_size, len(model_lib.make_anchors(config))
+  assert (images, anchors) == (8, 32736)
+  specs = [
+    tf.TensorSpec([images, 512, 512, 3]),
+    tf.TensorSpec([images, anchors], tf.int32),
+    tf.TensorSpec([images, anchors, 4]),
+    tf.TensorSpec([], tf.int32),
+    tf.TensorSpec([]),
+  ]
+  figures = _compile(_make_replica_step(config), specs, tmp_path)
+  calls = figures["library_calls"]
+  assert figures["kernels"] > sum(calls.values()) > 0
+  # ResNet-50 has 53 convolutions, 11 of them in C1 and C2, which are frozen; the pyramid
+  # has 8; each of the two heads has 5, on 5 levels. cuDNN has to compute the gradient of
+  # every one of them by its weights, and of the frozen ones none.
+  assert calls["__cudnn$convBackwardFilter"] == (53 - 11) + 8 + 2 * 5 * 5
+  # The ranking's tables are float64, which is slow; nothing of the logits' size may be.
+  assert 0 < figures["largest_float64"] < images * anchors * _CLASSES
+  # A GPU with a quarter of an H100's memory has room for it.
+  assert figures["argument_bytes"] + figures["temporary_bytes"] < 20e9
+
+
+def test_convolution_that_no_gpu_has_fails(tmp_path):
+  # CPUs convolve int32, and TensorFlow exports it without a word.
+  def convolve(images):
+    return tf.nn.conv2d(images, tf.ones([3, 3, 3, 5], tf.int32), 1, "SAME")
+
+  with pytest.raises(RuntimeError, match="Unsupported convs"):
+    _compile(convolve, [tf.TensorSpec([1, 4, 4, 3], tf.int32)], tmp_path)

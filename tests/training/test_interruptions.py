@@ -1,0 +1,137 @@
+"""Runs that are stopped: by Ctrl-C, SIGTERM, kill -9, a full stop anywhere."""
+
+import os
+import signal
+
+import pytest
+import tensorflow as tf
+from training import commands
+
+from ap_detect.runs import files
+from ap_detect.training import trainer, validation
+
+
+class StopAt(tf.keras.callbacks.Callback):
+  """Sends this process a signal at the step that STOP_AT names, "12:SIGINT"."""
+
+  def __init__(self):
+    super().__init__()
+    step, _, name = os.environ["STOP_AT"].partition(":")
+    self._signal = getattr(signal, name, None)
+    self._step = int(step) if name else None
+    self._seen = None
+
+  def on_epoch_begin(self, epoch, logs=None):
+    self._epoch = epoch
+
+  def on_train_batch_end(self, batch, logs=None):
+    if self._epoch * commands.STEPS_PER_EPOCH + batch + 1 == self._step:
+      os.kill(os.getpid(), self._signal)
+
+
+def test_cut_five_times_equals_uncut(
+  make_config, random_backbone, tmp_path, monkeypatch
+):
+  """Weights, optimiser, record and rows to the bit; once in the midst of a validation."""
+  config = make_config(
+    {
+      "model.backbone": random_backbone,
+      "data.shapes_train_images": 4 * commands.STEPS_PER_EPOCH,
+      "train.deterministic": True,
+      "train.log_every_steps": 2,
+      "train.steps_per_execution": 2,
+      "train.callbacks": ("training.test_interruptions.StopAt",),
+    }
+  )
+  cut, uncut = str(tmp_path / "cut"), str(tmp_path / "uncut")
+  monkeypatch.setenv("STOP_AT", "")
+  trainer.train(config, uncut)
+  validate = validation.Validator.validate
+
+  def stop_and_validate(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return validate(self)
+
+  stops = []
+  for stop_at in ("2:SIGTERM", "7:SIGINT", "9:SIGTERM", "validation", "15:SIGTERM"):
+    monkeypatch.setenv("STOP_AT", stop_at)
+    if stop_at == "validation":
+      monkeypatch.setattr(validation.Validator, "validate", stop_and_validate)
+    with pytest.raises((KeyboardInterrupt, SystemExit)) as stopped:
+      trainer.train(config, cut)
+    stops.append((stopped.type, getattr(stopped.value, "code", None)))
+    monkeypatch.setattr(validation.Validator, "validate", validate)
+  terminated, interrupted = (SystemExit, 143), (KeyboardInterrupt, None)
+  assert stops == [terminated, interrupted, terminated, terminated, terminated]
+  monkeypatch.setenv("STOP_AT", "")
+  trainer.train(config, cut)
+  commands.assert_same_state(cut, uncut)
+  commands.assert_same_metrics(cut, uncut)
+  for name in ("history.json", "best.json"):
+    assert files.read_json(f"{cut}/{name}") == files.read_json(f"{uncut}/{name}")
+
+
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+  model_dir = tmp_path_factory.mktemp("runs") / "uncut"
+  commands.finish(model_dir)
+  return model_dir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_signal_saves_and_says_so(uncut, tmp_path, number, status):
+  model_dir = tmp_path / "run"
+  process = commands.start(model_dir)
+  commands.wait_for(process, lambda: len(commands.logged_steps(model_dir)) >= 8)
+  process.send_signal(number)
+  said, _ = process.communicate(timeout=120)
+  assert process.returncode == status, said
+  assert "Traceback" not in said
+  assert "stopped; saved at step " in said
+  assert "where the same command continues" in said
+  last = commands.logged_steps(model_dir)[-1]
+  assert f"saved at step {last}, " in said  # nothing was lost
+  said = commands.finish(model_dir)
+  assert f"continuing at step {last}, " in said
+  commands.assert_same_state(model_dir, uncut)
+  commands.assert_same_metrics(model_dir, uncut)
+
+
+@pytest.mark.slow
+def test_kills(uncut, tmp_path):
+  """Three kills -9, each some steps after its start's first; the bits of the uncut run."""
+  model_dir = tmp_path / "run"
+  every_step = "--config.train.checkpoint_every_minutes=0.0001"
+  for steps in (2, 4, 5):
+    before = max(commands.logged_steps(model_dir), default=0)
+    process = commands.start(model_dir, every_step)
+    commands.wait_for(
+      process,
+      lambda wanted=before + steps: wanted in commands.logged_steps(model_dir),
+    )
+    process.kill()
+    process.communicate(timeout=60)
+  commands.finish(model_dir, every_step)
+  found, expected = (commands.read_state(run) for run in (model_dir, uncut))
+  record = "record/.ATTRIBUTES/py_state"  # of these, the records' configs differ
+  found, expected = (
+    {name: value.tobytes() for name, value in state.items() if name != record}
+    for state in (found, expected)
+  )
+  assert found == expected
+  commands.assert_same_metrics(model_dir, uncut)
+
+
+@pytest.mark.slow
+def test_second_process_is_refused(tmp_path):
+  model_dir = tmp_path / "run"
+  process = commands.start(model_dir)
+  commands.wait_for(process, (model_dir / ".lock").exists)
+  said = commands.finish(model_dir, status=1)
+  assert f"process {process.pid} is training in {model_dir}" in said
+  process.kill()
+  process.communicate(timeout=60)
+  commands.finish(model_dir, "--config.train.epochs=1")  # the lock died with it

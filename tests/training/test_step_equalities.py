@@ -1,0 +1,180 @@
+"""One step, many ways to run it: compiled, in pieces, several at once, on two replicas."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from ap_detect.runs import model as model_lib
+from ap_detect.training import optimizers, step, trainer
+
+NUM_CLASSES = 3
+IMAGES, SIDE = 8, 64
+# What float32 forces: sums in another order, carried on from step to step. A wrong factor
+# moves weights by 1e-3 and more; that they move so far at all is asserted.
+NOISE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def run_steps(make_config, make_strategy):
+  """Weights after some steps of SGD, frozen batch norm, real-valued boxes."""
+
+  def run(steps, replicas=1, changes=None, at_once=1, **options):
+    config = make_config(
+      {
+        "train.classification_loss": "ap_loss",
+        "train.optimizer": "sgd",
+        "train.momentum": 0.9,
+        "train.weight_decay": 1e-3,
+        "train.clip_norm": 5.0,
+        "train.images_per_ranking": 1,
+        "train.batch_size": IMAGES // replicas,
+        "data.image_size_px": (SIDE, SIDE),
+        **(changes or {}),
+      }
+    )
+    strategy = make_strategy(replicas)
+    with strategy.scope():
+      tf.keras.utils.set_random_seed(3)
+      network = model_lib.build_network(config, NUM_CLASSES, pretrained=False)
+      for module in network.submodules:
+        if isinstance(module, tf.keras.layers.BatchNormalization):
+          module.trainable = False
+      feed = step.Feed()
+      optimizer = optimizers.make_optimizer(
+        config.train.optimizer, feed.learning_rate, momentum=config.train.momentum
+      )
+      optimizers.create_state(optimizer, network.trainable_variables)
+      training_step = trainer.make_step(
+        config, network, optimizer, feed, strategy, **options
+      )
+    before = [weight.numpy() for weight in network.trainable_variables]
+    batches = iter(strategy.experimental_distribute_dataset(make_batches(steps)))
+    logs = []
+    for first in range(0, steps, at_once):
+      rates = [0.02 + 0.001 * number for number in range(first, first + at_once)]
+      logs.append(training_step([next(batches) for _ in rates], rates, first))
+    after = [weight.numpy() for weight in network.trainable_variables]
+    assert max(np.abs(a - b).max() for a, b in zip(after, before)) > 100 * NOISE
+    losses = np.concatenate([log["total_loss"].numpy() for log in logs])
+    return after, losses, training_step
+
+  return run
+
+
+def make_batches(number):
+  rng = np.random.default_rng(0)
+
+  def generate():
+    for _ in range(number):
+      corner = rng.uniform(0, SIDE - 20, [IMAGES, 4, 2])
+      boxes = np.concatenate([corner, corner + rng.uniform(8, 30, [IMAGES, 4, 2])], -1)
+      yield {
+        "image": rng.uniform(0, 255, [IMAGES, SIDE, SIDE, 3]).astype(np.float32),
+        "boxes": boxes.astype(np.float32),
+        "classes": rng.integers(0, NUM_CLASSES + 1, [IMAGES, 4]).astype(np.int32),
+        "ignored": rng.random([IMAGES, 4]) < 0.1,
+      }
+
+  shapes = {"image": [SIDE, SIDE, 3], "boxes": [4, 4], "classes": [4], "ignored": [4]}
+  types = {"boxes": tf.float32, "classes": tf.int32, "ignored": tf.bool}
+  return tf.data.Dataset.from_generator(
+    generate,
+    output_signature={
+      name: tf.TensorSpec([IMAGES, *shape], types.get(name, tf.float32))
+      for name, shape in shapes.items()
+    },
+  )
+
+
+def difference(one, other):
+  found = max(np.abs(a - b).max() for a, b in zip(one, other))
+  print(f"largest difference of a weight: {found:.3g}")
+  return found
+
+
+@pytest.fixture(scope="module")
+def plain(run_steps):
+  """Weights after 5 steps on one replica, nothing compiled."""
+  return run_steps(5, changes={"train.jit_compile": "never"})
+
+
+class TestFiveSteps:
+  @pytest.mark.parametrize("jit_compile", ["never", "always"])
+  def test_in_pieces(self, run_steps, plain, jit_compile):
+    weights, losses, _ = run_steps(
+      5, changes={"train.jit_compile": jit_compile}, in_pieces=True
+    )
+    assert difference(weights, plain[0]) <= NOISE
+    np.testing.assert_allclose(losses, plain[1], rtol=1e-5)
+
+  def test_several_in_one_call(self, run_steps, plain):
+    """To the bit, here; the graph of five steps may be rewritten otherwise elsewhere."""
+    weights, losses, _ = run_steps(5, changes={"train.jit_compile": "never"}, at_once=5)
+    assert difference(weights, plain[0]) <= 1e-6
+    np.testing.assert_allclose(losses, plain[1], rtol=1e-6)
+
+  def test_two_replicas_of_half_the_batch(self, run_steps, plain):
+    """Every image is ranked by itself, and boxes are counted over both replicas."""
+    changes = {"train.jit_compile": "never", "train.box_loss_normalizer": "global"}
+    one, losses, _ = run_steps(5, changes=changes)
+    two, losses_of_two, _ = run_steps(5, 2, changes)
+    assert difference(one, two) <= NOISE
+    np.testing.assert_allclose(losses, losses_of_two, rtol=1e-5)
+    assert difference(one, plain[0]) <= NOISE  # of one replica, global is its own
+
+  def test_replicas_own_count_differs(self, run_steps):
+    """As in the authors' release: what the test above would not be without "global"."""
+    changes = {"train.jit_compile": "never", "train.box_loss_normalizer": "replica"}
+    one, _, _ = run_steps(5, changes=changes)
+    two, _, _ = run_steps(5, 2, changes)
+    assert difference(one, two) > 10 * NOISE
+
+
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_compiled_equals_uncompiled_after_20_steps(
+  run_steps, random_backbone, replicas
+):
+  """With drop-connect, whose masks are the same too."""
+  changes = {"train.images_per_ranking": 0, "model.backbone": random_backbone}
+  found = {
+    jit_compile: run_steps(20, replicas, {**changes, "train.jit_compile": jit_compile})
+    for jit_compile in ("never", "always")
+  }
+  assert difference(found["never"][0], found["always"][0]) <= NOISE
+  np.testing.assert_allclose(found["never"][1], found["always"][1], rtol=1e-5)
+  for _, _, training_step in found.values():
+    assert training_step._execute.experimental_get_tracing_count() == 1
+  assert not compiled_functions(found["never"][2])
+  names = compiled_functions(found["always"][2])
+  assert any("forward_rank_backward" in name for name in names)
+  assert not any("update" in name or "optimizer" in name.lower() for name in names)
+
+
+def compiled_functions(training_step):
+  """Names of the functions in a step's graph that XLA compiles."""
+  (concrete,) = training_step._execute._list_all_concrete_functions()
+  graph = concrete.graph.as_graph_def(add_shapes=False)
+  return {
+    function.signature.name
+    for function in graph.library.function
+    if function.attr["_XlaMustCompile"].b
+  }
+
+
+def test_replicas_draw_masks_of_their_own(make_strategy):
+  strategy = make_strategy(2)
+  with strategy.scope():
+    feed = step.Feed()
+
+  @tf.function
+  def draw(seed, number):
+    feed.set(0.1, seed, number)
+    return strategy.run(feed.draw_seed)
+
+  def seeds(seed, number):
+    found = draw(tf.constant(seed), tf.constant(number))
+    return [tuple(x.numpy()) for x in strategy.experimental_local_results(found)]
+
+  drawn = [*seeds(3, 7), *seeds(3, 8), *seeds(4, 7)]
+  assert len(set(drawn)) == 6
+  assert seeds(3, 7) == drawn[:2]
