@@ -22,9 +22,9 @@ EVAL = command_line.define_eval_overrides()
 def main(_):
   command_line.load_tensorflow()
   from ap_detect.runs import replicas
-  from ap_detect.training import evaluation
+  from ap_detect.training import evaluation_files
 
-  evaluation.evaluate_run(
+  evaluation_files.evaluate_run(
     MODEL_DIR.value,
     split=SPLIT.value,
     checkpoint=CHECKPOINT.value,

@@ -15,11 +15,11 @@ def main(_):
   with lock.lock(model_dir), logs.kept(model_dir):
     command_line.load_tensorflow()
     from ap_detect.runs import data, replicas
-    from ap_detect.training import evaluation, trainer
+    from ap_detect.training import evaluation_files, trainer
 
     strategy = replicas.make_strategy(REPLICAS.value)
     trainer.train(config, model_dir, strategy=strategy)
-    evaluation.evaluate_run(model_dir, strategy=strategy)
+    evaluation_files.evaluate_run(model_dir, strategy=strategy)
     samples = data.write_samples(config, model_dir)
   print(
     f"run          {model_dir}/\n\nNext:\n"

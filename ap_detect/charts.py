@@ -245,7 +245,8 @@ def training_picture(
   width, height = 7.2, 7.4
   figure = _new_figure(width, height, title)
   heights = {"loss": 2.9, "learning rate": 1.0, "validation": 2.0}
-  top, panels = height - 0.45, {}
+  top = height - 0.45
+  panels: dict[str, Any] = {}
   for name, panel_height in heights.items():
     place = (0.11, (top - panel_height) / height, 0.86, panel_height / height)
     panels[name] = figure.add_axes(place, sharex=panels.get("loss"))
@@ -260,9 +261,14 @@ def training_picture(
     panels["loss"].plot(*_smoothed(epochs, values), color=f"C{i}", lw=1.4, label=name)
   panels["learning rate"].plot(*_thinned(*learning_rate), color="0.35", lw=1.2)
   for i, (name, (epochs, values)) in enumerate(validations.items()):
-    values = np.array(values, np.float64)  # None becomes NaN, which is not drawn
     panels["validation"].plot(
-      epochs, values, color=f"C{i}", marker="o", ms=3.5, lw=1.2, label=name
+      epochs,
+      np.array(values, np.float64),  # None becomes NaN, which is not drawn
+      color=f"C{i}",
+      marker="o",
+      ms=3.5,
+      lw=1.2,
+      label=name,
     )
   panels["learning rate"].set_ylim(bottom=0)
   panels["validation"].set_ylim(bottom=0)

@@ -143,7 +143,7 @@ def run(main, *, takes_arguments=False) -> None:
       if not errors.is_for_the_user(error):
         raise
       logging.debug("where it was raised:", exc_info=True)
-      sys.exit(f"error: {errors.describe(error)}")
+      sys.exit(logs.color(f"error: {errors.describe(error)}"))
 
   sys.excepthook = _excepthook
   _answer_help()
@@ -158,7 +158,7 @@ def local_path(text: str) -> str:
   """
   path = config_rules.local_path.normalize(text)
   if not config_rules.local_path.accepts(path):
-    raise ValueError(f"must {config_rules.local_path.requirement}")
+    raise ValueError(f"{text} must {config_rules.local_path.requirement}")
   return path
 
 
@@ -166,7 +166,11 @@ class _PathParser(flags.ArgumentParser):
   """Of local paths, by the rule of the config's paths."""
 
   def parse(self, argument):
-    return local_path(argument)
+    try:
+      return local_path(argument)
+    except ValueError:
+      # absl names the flag and its value.
+      raise ValueError(f"must {config_rules.local_path.requirement}") from None
 
   def flag_type(self):
     return "path"

@@ -126,6 +126,8 @@ def load(path: str) -> Config:
   try:
     with open(path, encoding="utf-8") as file:
       return resolve(json.load(file))
+  except json.JSONDecodeError as error:
+    raise ValueError(f"{path}: is not valid JSON: {error}") from error
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
 

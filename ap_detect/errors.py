@@ -10,10 +10,7 @@ import sys
 
 _FILE_FOR_FOLDER = "a file is where a folder should be"
 _CHANGE_PERMISSIONS = "change its permissions, or give another path"
-_FREE_SPACE = (
-  "free some space there, and give the same command again; a training goes on where it "
-  "was saved last"
-)
+_FREE_SPACE = "free some space there, and give the same command again"
 
 # What to do about some of the system's errors.
 _REMEDIES = {
@@ -90,9 +87,22 @@ def first_line(error: BaseException) -> str:
   return found[0] if found else type(error).__name__
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-  """Whether one of TensorFlow's errors says that a device's memory is full."""
-  return bool(_OUT_OF_MEMORY.search(str(error)))
+@contextlib.contextmanager
+def blaming_memory_on(field: str):
+  """Has a batch that a device's memory cannot hold be a ValueError that says what to do.
+
+  Args:
+    field: of the config that says how many images a batch has.
+  """
+  try:
+    yield
+  except Exception as error:
+    if not (is_tensorflow_error(error) and _OUT_OF_MEMORY.search(str(error))):
+      raise
+    raise ValueError(
+      f"a batch does not fit into the device's memory ({first_line(error)}); give the "
+      f"same command with a lower {field}"
+    ) from error
 
 
 @contextlib.contextmanager
@@ -112,4 +122,4 @@ def naming(path: str):
 
 def _with_remedy(path, problem):
   parts = [f"{path}: {problem}" if path else problem]
-  return "; ".join([*parts, *filter(None, [_REMEDIES.get(_NUMBERS.get(problem))])])
+  return "; ".join([*parts, *filter(None, [_REMEDIES.get(_NUMBERS.get(problem, 0))])])

@@ -15,9 +15,13 @@ import re
 import subprocess
 import sys
 import traceback
+from typing import IO
 
 import absl.logging
+from absl.logging import converter
 from tqdm import tqdm
+
+from ap_detect import errors
 
 NAME = "train.log"
 
@@ -48,7 +52,7 @@ def set_up(verbosity: int = 0) -> None:
     if isinstance(handler, _Console) or handler is absl.logging.get_absl_handler():
       root.removeHandler(handler)
   root.addHandler(_Console(verbosity))
-  level = absl.logging.converter.absl_to_standard(verbosity)
+  level = converter.absl_to_standard(verbosity)
   root.setLevel(level if verbosity <= 1 else logging.DEBUG - (verbosity - 1))
   absl.logging.get_absl_logger().setLevel(logging.NOTSET)
   logging.captureWarnings(True)
@@ -59,7 +63,7 @@ class _Console(logging.StreamHandler):
 
   def __init__(self, verbosity):
     super().__init__(sys.stderr)
-    self.setFormatter(_Full() if verbosity > 0 else _Brief(is_terminal(sys.stderr)))
+    self.setFormatter(_Full() if verbosity > 0 else _Brief(is_colored=True))
     self.addFilter(_Ours(verbosity))
 
   def emit(self, record):
@@ -112,9 +116,9 @@ def is_terminal(stream) -> bool:
   return bool(stream and stream.isatty()) and os.environ.get("TERM") != "dumb"
 
 
-def color(text: str, level: int) -> str:
-  """Text in the color of a level of logging, unless NO_COLOR forbids that."""
-  if os.environ.get("NO_COLOR"):
+def color(text: str, level: int = logging.ERROR) -> str:
+  """Text for stderr: in a terminal in its level's color, unless NO_COLOR forbids that."""
+  if not is_terminal(sys.stderr) or os.environ.get("NO_COLOR"):
     return text
   return f"{_RED if level >= logging.ERROR else _YELLOW}{text}{_PLAIN}"
 
@@ -126,7 +130,7 @@ class _RunLog(logging.Handler):
     super().__init__()
     self._path = path
     self._waiting: list[str] = []
-    self._file = None
+    self._file: IO[str] | None = None
     self._is_broken = False
     self.setFormatter(_Brief(date_format="%Y-%m-%d %H:%M:%S"))
     self.addFilter(_Ours())
@@ -151,13 +155,12 @@ class _RunLog(logging.Handler):
       text = "WARNING: ended by Ctrl-C"
     elif isinstance(error, SystemExit):
       text = f"WARNING: ended with status {error.code}"
-    elif isinstance(error, (ValueError, OSError)):
-      text = f"ERROR: {error}"
+    elif errors.is_for_the_user(error):
+      text = f"ERROR: {errors.describe(error)}"
     else:
       lines = traceback.format_exception(type(error), error, error.__traceback__)
       text = "ERROR: " + "".join(lines).rstrip()
-    if self._file is not None:
-      self._write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
+    self._write(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
 
   def close(self):
     if self._file is not None:
@@ -166,7 +169,7 @@ class _RunLog(logging.Handler):
     super().close()
 
   def _write(self, text):
-    if self._is_broken:
+    if self._file is None or self._is_broken:
       return
     try:
       self._file.write(text)
@@ -265,15 +268,14 @@ def _without_chatter():
     yield
     return
   sys.stderr.flush()
+  reader, writer = os.pipe()
   # A session of its own: Ctrl-C is for this process alone.
-  reader = subprocess.Popen(
-    [sys.executable, "-I", "-S", "-c", _FILTER],
-    stdin=subprocess.PIPE,
-    stdout=subprocess.DEVNULL,
-    start_new_session=True,
+  process = subprocess.Popen(
+    [sys.executable, "-I", "-S", "-c", _FILTER], stdin=reader, start_new_session=True
   )
+  os.close(reader)
   descriptor = os.dup(2)
-  os.dup2(reader.stdin.fileno(), 2)
+  os.dup2(writer, 2)
   end = b""
   try:
     yield
@@ -282,4 +284,7 @@ def _without_chatter():
     sys.stderr.flush()
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    reader.communicate(end)
+    with contextlib.suppress(BrokenPipeError):
+      os.write(writer, end)
+    os.close(writer)
+    process.wait()

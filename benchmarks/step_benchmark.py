@@ -11,21 +11,21 @@ keras-hub is a requirement of this benchmark alone: pip install keras-hub. It ru
 Keras 3, in the same process as our Keras 2.
 
 Both train a ResNet-50 RetinaNet for 20 classes by SGD with momentum, with the same
-random images and boxes, the same treatment of batch normalisation and the same number of
-anchors. Ours is the step of `trainer.train`, called from outside with one batch of the
-strategy's dataset; the peer's is its train_function, as `fit` calls it, always with the
-focal loss, for it has no AP-loss. Ours also decays the weights and measures the
-gradient's norm. After each step its loss is read. Steps alternate, so that a busy machine
-slows them alike.
+random images and boxes, the same treatment of batch normalisation and the same number
+of anchors. Ours is the step of `trainer.train`, called from outside with one batch of
+the strategy's dataset; the peer's is its train_function, as `fit` calls it, always with
+the focal loss, for it has no AP-loss. Ours also decays the weights and measures the
+gradient's norm. After each step its loss is read. Steps alternate, so that a busy
+machine slows them alike.
 
-Where the peers leave no choice, ours follows: 9 anchors a cell and 3 hidden convolutions
-a head for keras-cv; 6 and 4, our own defaults, for KerasHub. Both get Keras' own
-ResNet-50, which is ours, unless --peer_resnet: keras-cv's has no biases, which ours adds
-and differentiates in 53 layers; KerasHub's has none either, but its strides come one
-convolution later, which is more work.
+Where the peers leave no choice, ours follows: 9 anchors a cell and 3 hidden
+convolutions a head for keras-cv; 6 and 4, our own defaults, for KerasHub. Both get
+Keras' own ResNet-50, which is ours, unless --peer_resnet: keras-cv's has no biases,
+which ours adds and differentiates in 53 layers; KerasHub's has none either, but its
+strides come one convolution later, which is more work.
 
-XLA compiles both on GPUs and neither on CPUs, our rule; --peer_jit_compile is KerasHub's
-own, which compiles everywhere.
+XLA compiles both on GPUs and neither on CPUs, our rule; --peer_jit_compile is
+KerasHub's own, which compiles everywhere.
 """
 
 from __future__ import annotations

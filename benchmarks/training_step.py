@@ -1,4 +1,4 @@
-"""A config's training step and batches of noise, for the benchmarks beside this file."""
+"""A config's training step and batches of noise, for the benchmarks beside it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def make_step(config, num_classes, strategy):
     strategy: tf.distribute strategy.
 
   Returns:
-    Function of a batch, as the strategy's distributed datasets give it. It does one step,
-    waits for it, and returns its total loss.
+    Function of a batch, as the strategy's distributed datasets give it. It does one
+    step, waits for it, and returns its total loss.
   """
   train = config.train
   with strategy.scope():

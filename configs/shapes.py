@@ -28,7 +28,7 @@ def get_config():
   config.data.image_size_px = (128, 128)
   config.data.shapes_train_images = 4000
   config.train.batch_size = 8
-  config.train.epochs = 6
+  config.train.epochs = 7
   config.train.optimizer = "adam"
   config.train.learning_rate = 2e-3
   config.train.schedule = "cosine"

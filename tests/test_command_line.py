@@ -108,8 +108,11 @@ class TestConfigFlag:
     ("raised", "code", "message"),
     [
       ("ValueError('a reason')", 1, "error: a reason\n"),
-      ("FileNotFoundError(2, 'gone', 'x')", 1, "error: [Errno 2] gone: 'x'\n"),
+      ("FileNotFoundError(2, 'gone', 'x')", 1, "error: x: gone\n"),
+      ("MemoryError('3 TiB')", 1, "error: not enough memory: 3 TiB\n"),
       ("KeyboardInterrupt", 130, ""),
+      ("ImportError('x') from KeyboardInterrupt()", 130, ""),
+      ("BrokenPipeError(32, 'Broken pipe')", 141, ""),
     ],
   )
   def test_what_a_user_can_mend_has_no_traceback(self, raised, code, message, tmp_path):
@@ -121,6 +124,66 @@ class TestConfigFlag:
     )
     done = run_python(str(script))
     assert (done.returncode, done.stderr) == (code, message)
+
+  def test_where_it_was_raised_is_there_to_see(self, tmp_path):
+    script = tmp_path / "fail.py"
+    script.write_text(
+      "from ap_detect import command_line\n"
+      "def culprit(_):\n  raise ValueError('a reason')\n"
+      "command_line.run(culprit)\n"
+    )
+    done = run_python(str(script), "--verbosity=1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "in culprit" in done.stderr
+    assert done.stderr.endswith("error: a reason\n")
+
+  def test_tensorflow_s_errors(self, tmp_path):
+    script = tmp_path / "fail.py"
+    script.write_text(
+      "from ap_detect import command_line\n"
+      "def main(_):\n"
+      "  import tensorflow as tf\n"
+      "  message = '{{node A}} a.png; Permission denied [Op:ReadFile]'\n"
+      "  raise tf.errors.PermissionDeniedError(None, None, message)\n"
+      "command_line.run(main)\n"
+    )
+    done = run_python(str(script))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+      "error: a.png: Permission denied; change its permissions, or give another path"
+    )
+    assert "Traceback" not in done.stderr
+
+  @pytest.mark.parametrize(
+    "raised", ["KeyboardInterrupt", "ImportError('x') from KeyboardInterrupt()"]
+  )
+  def test_ctrl_c_while_a_command_is_imported(self, raised, tmp_path):
+    (tmp_path / "tensorflow.py").write_text(f"raise {raised}\n")
+    script = tmp_path / "command.py"  # in whose folder that tensorflow is found
+    script.write_text(
+      "from ap_detect import command_line\ncommand_line.load_tensorflow()\n"
+    )
+    done = run_python(str(script))
+    assert (done.returncode, done.stderr) == (130, "")
+
+  @pytest.mark.parametrize("lines", [1, 10**5])
+  def test_a_reader_that_has_gone(self, lines, tmp_path):
+    script = tmp_path / "print.py"
+    script.write_text(
+      "from ap_detect import command_line\n"
+      f"command_line.run(lambda _: [print('a line') for _ in range({lines})])\n"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+      [sys.executable, str(script)],
+      stdout=writer,
+      stderr=subprocess.PIPE,
+      cwd=REPOSITORY,
+      check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
 
   def test_a_fault_of_ours_has_one(self, tmp_path):
     script = tmp_path / "fail.py"

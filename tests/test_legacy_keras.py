@@ -1,5 +1,6 @@
 """Which Keras a process gets, in fresh processes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -13,13 +14,17 @@ VERSION = tuple(int(part) for part in metadata.version("tensorflow").split(".")[
 IS_KERAS_3_DEFAULT = VERSION >= (2, 16)
 
 
-def run_python(code):
-  environment = {k: v for k, v in os.environ.items() if k != "TF_USE_LEGACY_KERAS"}
+# The process of the tests has set these.
+SET = ("TF_USE_LEGACY_KERAS", "KERAS_BACKEND", "KERAS_HOME")
+
+
+def run_python(code, **more):
+  environment = {name: value for name, value in os.environ.items() if name not in SET}
   return subprocess.run(
     [sys.executable, "-c", code],
     capture_output=True,
     text=True,
-    env=environment,
+    env={**environment, **more},
     timeout=300,
     check=False,
   )
@@ -57,3 +62,46 @@ def test_keras_3_in_use_is_an_error():
   assert done.returncode != 0
   assert "ImportError: ap_detect requires the Keras 2 API" in done.stderr
   assert "TF_USE_LEGACY_KERAS=1" in done.stderr
+
+
+FOREIGN = {
+  "floatx": "float16",
+  "epsilon": 0.01,
+  "backend": "torch",
+  "image_data_format": "channels_first",
+}
+
+
+def test_foreign_settings_do_not_matter(tmp_path, monkeypatch):
+  path = tmp_path / ".keras" / "keras.json"
+  path.parent.mkdir()
+  path.write_text(json.dumps(FOREIGN))
+  monkeypatch.setenv("HOME", str(tmp_path))
+  done = run_python(
+    "import ap_detect\n"
+    "from ap_detect.models import backbones\n"
+    "import tensorflow as tf\n"
+    # Of keras-cv, which has a look at the backend too.
+    "backbones.build_backbone('csp_darknet_nano')\n"
+    "keras = tf.keras.backend\n"
+    "print(keras.floatx(), keras.epsilon(), keras.image_data_format())\n",
+    TF_USE_LEGACY_KERAS="1",
+    KERAS_BACKEND="jax",
+  )
+  assert done.stdout == "float32 1e-07 channels_last\n", done.stderr[-2000:]
+  assert json.loads(path.read_text()) == FOREIGN
+
+
+def test_foreign_settings_of_a_keras_that_is_loaded(tmp_path):
+  (tmp_path / "keras.json").write_text(
+    json.dumps({"image_data_format": "channels_first"})
+  )
+  code = "import tensorflow as tf\ntf.keras.Model\nimport ap_detect\n"
+  environment = {"TF_USE_LEGACY_KERAS": "1"} if IS_KERAS_3_DEFAULT else {}
+  done = run_python(code, KERAS_HOME=str(tmp_path), **environment)
+  assert done.returncode == 1
+  assert done.stderr.splitlines()[-1] == (
+    "ImportError: ap_detect requires Keras' image_data_format to be channels_last, but "
+    "this process uses channels_first; import ap_detect before the first use of "
+    "tf.keras, or change it by tf.keras.backend.set_image_data_format"
+  )

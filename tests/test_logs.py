@@ -178,7 +178,7 @@ class TestKept:
     ("error", "line"),
     [
       (ValueError("a reason"), "ERROR: a reason"),
-      (OSError(28, "No space left"), "ERROR: [Errno 28] No space left"),
+      (OSError(20, "Not a directory", "a/b"), "ERROR: a/b: Not a directory; a file"),
       (KeyboardInterrupt(), "WARNING: ended by Ctrl-C"),
       (SystemExit(143), "WARNING: ended with status 143"),
     ],
@@ -188,7 +188,8 @@ class TestKept:
       logs.begin(str(tmp_path))
       with logs.kept(str(tmp_path)):
         raise error
-    assert (tmp_path / "train.log").read_text()[20:] == f"{line}\n"
+    [written] = (tmp_path / "train.log").read_text().splitlines()
+    assert written[20:].startswith(line)
 
   def test_a_fault_of_ours_has_a_traceback(self, tmp_path):
     with pytest.raises(ZeroDivisionError), logs.kept(str(tmp_path)):

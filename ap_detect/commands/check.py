@@ -79,8 +79,10 @@ def check(config, output_dir):
   findings = check_measures.measure(config, read_splits(config))
   parts = check_report.to_parts(findings)
   os.makedirs(output_dir, exist_ok=True)
-  with open(os.path.join(output_dir, "report.html"), "w", encoding="utf-8") as file:
-    file.write(report_page.to_html("Check of the data", parts))
+  files.write_text(
+    os.path.join(output_dir, "report.html"),
+    report_page.to_html("Check of the data", parts),
+  )
   files.write_json(
     os.path.join(output_dir, "report.json"), check_report.to_json(findings)
   )

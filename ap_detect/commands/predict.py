@@ -22,13 +22,11 @@ if __name__ == "__main__":
   SCORE_THRESHOLD = command_line.define_score_threshold()
   command_line.load_tensorflow()
 
-from PIL import Image
-
 from ap_detect.data import dataset as dataset_lib
 from ap_detect.data import image_files
 from ap_detect.runs import files, folder
 from ap_detect.runs import model as model_lib
-from ap_detect.training import evaluation
+from ap_detect.training import evaluation, evaluation_files
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 
@@ -109,8 +107,10 @@ def predict(model_dir, paths, output_dir, *, checkpoint="", score_threshold=None
     records, evaluator.detect(records), pictures
   ):
     found = evaluation.keep_confident(everything, names, thresholds)
-    picture = evaluation.draw_found(evaluation.load_pixels(record), found, names)
-    Image.fromarray(picture).save(picture_path)
+    picture = evaluation_files.draw_found(
+      evaluation_files.load_pixels(record), found, names
+    )
+    files.write_png(picture_path, picture)
     entries.append(_to_json(record, found, names, picture_path))
   path = os.path.join(output_dir, "predictions.json")
   files.write_json(path, entries)
@@ -163,7 +163,7 @@ def _to_json(record, found, names, picture_path):
 def main(argv):
   model_dir = MODEL_DIR.value
   output_dir = OUTPUT_DIR.value or os.path.join(model_dir, "predictions")
-  paths = find_pictures(argv[1:])
+  paths = find_pictures([command_line.local_path(path) for path in argv[1:]])
   written = predict(
     model_dir,
     paths,

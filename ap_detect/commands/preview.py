@@ -28,12 +28,12 @@ if __name__ == "__main__":
   command_line.load_tensorflow()
 
 import numpy as np
-from PIL import Image
 
 from ap_detect import config as config_lib
 from ap_detect import drawing, matching
 from ap_detect.data import pipeline
 from ap_detect.runs import data as data_lib
+from ap_detect.runs import files
 from ap_detect.runs import model as model_lib
 
 
@@ -106,7 +106,7 @@ def preview(config, output, *, num_pictures=16):
   columns = math.ceil(math.sqrt(len(previews)))
   sheet = drawing.contact_sheet([item.picture for item in previews], columns)
   os.makedirs(os.path.dirname(output) or os.curdir, exist_ok=True)
-  Image.fromarray(sheet).save(output)
+  files.write_png(output, sheet)
   return previews
 
 

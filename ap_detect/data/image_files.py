@@ -9,13 +9,12 @@ import concurrent.futures
 import dataclasses
 import math
 import os
-import re
 
 import numpy as np
 import tensorflow as tf
 from PIL import JpegImagePlugin, PngImagePlugin
 
-from ap_detect import images
+from ap_detect import errors, images
 from ap_detect.data import dataset, encoded
 
 MAX_IMAGE_PIXELS = 50_000_000
@@ -227,7 +226,12 @@ def find_undecodable(pictures):
   for indices, _ in decoded.batch(_DECODING_BATCH).as_numpy_iterator():
     sound.update(indices.tolist())
   suspects = [item for index, item in enumerate(pictures) if index not in sound]
-  reasons = {item: _decoding_error(item) for item in suspects}
+  return find_unreadable(suspects)
+
+
+def find_unreadable(pictures):
+  """As `find_undecodable`, one after the other; for a few."""
+  reasons = {item: _decoding_error(item) for item in pictures}
   return {item: reason for item, reason in reasons.items() if reason}
 
 
@@ -324,9 +328,11 @@ def _decoding_error(picture):
   try:
     images.decode_image(encoded.read(picture))
   except (tf.errors.OpError, ValueError) as error:
-    message = getattr(error, "message", None) or str(error)
-    message = re.sub(r"\{\{.*?\}\} |\[Op:\w+\].*", "", message).strip()
-    return f"truncated or damaged: {message}"
+    reason = errors.first_line(error)
+    path = picture if isinstance(picture, str) else picture.path
+    if reason.startswith(f"{path}; "):  # it is of the system
+      return f"cannot be read: {reason[len(path) + 2 :]}"
+    return f"truncated or damaged: {reason}"
   return None
 
 

@@ -13,6 +13,7 @@ and decoding is the smaller part of the work beside augmentation.
 
 from __future__ import annotations
 
+import itertools
 import socket
 import urllib.parse
 from typing import NamedTuple
@@ -21,7 +22,8 @@ import numpy as np
 import tensorflow as tf
 
 from ap_detect import images as image_ops
-from ap_detect.data import encoded
+from ap_detect.data import dataset as dataset_lib
+from ap_detect.data import encoded, image_files
 
 _SERVICE_TIMEOUT_SECONDS = 10
 
@@ -79,6 +81,48 @@ def training_batches(
   if service_address:
     examples = _distribute(examples, service_address)
   return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+
+
+def naming_unreadable(batches, records_of):
+  """The same batches; an error in reading one names the files that cannot be read.
+
+  Args:
+    batches: iterable of batches, as TensorFlow reads them.
+    records_of: function of a batch's number, from 0, to the ImageRecords it is made of.
+
+  Raises:
+    DataError: images of a batch were lost or damaged since they were checked.
+    tf.errors.OpError: a batch cannot be read, though its images can.
+  """
+  iterator = iter(batches)
+  for number in itertools.count():
+    try:
+      batch = next(iterator)
+    except StopIteration:
+      return
+    except tf.errors.OpError as error:
+      faults = _unreadable(records_of(number))
+      if not faults:
+        raise
+      raise dataset_lib.DataError(faults, [_LOST]) from error
+    yield batch
+
+
+_LOST = (
+  "Found while the images were in use. Bring them back, or have the next start leave them "
+  "out by data.skip_faulty=True with data.check_images=True"
+)
+
+
+def _unreadable(records):
+  """Lines on the files of records that cannot be read."""
+  files = [item.image for item in records if not isinstance(item.image, np.ndarray)]
+  return [
+    f"{image}: {reason}"
+    if isinstance(image, str)
+    else f"{image.path}: the record at byte {image.offset}: {reason}"
+    for image, reason in image_files.find_unreadable(files).items()
+  ]
 
 
 def images_at(num_images, position, count, *, seed=0):

@@ -22,6 +22,7 @@ import re
 import numpy as np
 import tensorflow as tf
 
+from ap_detect import errors
 from ap_detect.data import dataset, encoded, folders, image_files, image_lists
 
 SHARD_BYTES = 128 * 2**20
@@ -70,7 +71,7 @@ def write_tfrecords(data, output_dir, name, *, shard_bytes=SHARD_BYTES):
   os.makedirs(output_dir, exist_ok=True)
   stem = os.path.join(output_dir, name)
   places, sizes = _write_shards(data, stem, shard_bytes)
-  with open(f"{index_path}.tmp", "w", encoding="utf-8") as file:
+  with errors.naming(index_path), open(f"{index_path}.tmp", "w") as file:
     json.dump(_to_index(data, places, sizes), file)
   paths = [*(_shard_path(stem, k, len(sizes)) for k in range(len(sizes))), index_path]
   temporary = [*(_temporary(stem, k) for k in range(len(sizes))), f"{index_path}.tmp"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from ap_detect import errors
 from ap_detect.metrics import results as results_lib
 
 if TYPE_CHECKING:
@@ -54,6 +55,6 @@ def write_comp4(
   paths = []
   for name, of_class in zip(dataset.class_names, lines):
     paths.append(os.path.join(folder, f"comp4_det_{split}_{name}.txt"))
-    with open(paths[-1], "w", encoding="utf-8") as file:
+    with errors.naming(paths[-1]), open(paths[-1], "w", encoding="utf-8") as file:
       file.writelines(of_class)
   return paths

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 from absl import logging
-from PIL import Image
 
 from ap_detect import config as config_lib
 from ap_detect.data import augment, pipeline, shapes, splits
 from ap_detect.data import dataset as dataset_lib
-from ap_detect.runs import folder
+from ap_detect.runs import files, folder
 
 
 def open_split(config: config_lib.Config, split: str, class_names=()):
@@ -135,9 +135,8 @@ def write_samples(config, model_dir, num_images=8):
   samples = os.path.join(model_dir, folder.SAMPLES)
   os.makedirs(samples, exist_ok=True)
   for record in dataset.records:
-    Image.fromarray(record.image).save(
-      os.path.join(samples, f"test_{record.image_id}.png")
-    )
+    path = os.path.join(samples, f"test_{record.image_id}.png")
+    files.write_png(path, np.asarray(record.image))
   return samples
 
 

@@ -1,10 +1,17 @@
-"""Small files of a run, written so that a crash leaves the old or the new one."""
+"""Small files of a run; a crash or a full disk leaves the old one or the new one."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ap_detect import errors
 
 
 def write_json(path: str, value: Any, *, indent: int | None = 2) -> None:
@@ -14,12 +21,29 @@ def write_json(path: str, value: Any, *, indent: int | None = 2) -> None:
 
 def write_text(path: str, text: str) -> None:
   """As `write_json`, for text."""
+  _write(path, text.encode("utf-8"), is_flushed=True)
+
+
+def write_png(path: str, pixels: np.ndarray) -> None:
+  """As `write_json`, for a picture, [H, W, 3] uint8; not safe from a loss of power."""
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).save(buffer, "PNG")
+  _write(path, buffer.getvalue(), is_flushed=False)
+
+
+def _write(path, content, *, is_flushed):
   temporary = f"{path}.tmp"
-  with open(temporary, "w", encoding="utf-8") as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, path)
+  try:
+    with errors.naming(path), open(temporary, "wb") as file:
+      file.write(content)
+      if is_flushed:
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+  except OSError:
+    with contextlib.suppress(OSError):
+      os.remove(temporary)
+    raise
 
 
 def read_json(path: str) -> Any:
@@ -31,5 +55,5 @@ def read_json(path: str) -> Any:
   with open(path, encoding="utf-8") as file:
     try:
       return json.load(file)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise ValueError(f"{path} is not valid JSON: {error}") from error

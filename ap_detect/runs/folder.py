@@ -38,7 +38,7 @@ from absl import logging
 
 from ap_detect import config as config_lib
 from ap_detect.metrics.score_thresholds import ScoreThresholds
-from ap_detect.runs import files
+from ap_detect.runs import files, lock
 
 CONFIG, CLASSES, HISTORY, BEST, CHANGES = (
   f"{name}.json" for name in ("config", "classes", "history", "best", "changes")
@@ -51,6 +51,8 @@ SAMPLES = "samples"
 _RESULTS = (HISTORY, BEST, METRICS, BEST_CHECKPOINTS, TENSORBOARD, "eval")
 _RECORD_KEY = "record/.ATTRIBUTES/py_state"
 _CHECKPOINT_NAME = re.compile(r"(step|epoch)-(\d+)(-validated)?\.index")
+
+_WRITTEN_ANEW = "; the training's own command, given again, writes it anew"
 
 # What reading a damaged checkpoint ends in.
 UNREADABLE = (tf.errors.OpError, IndexError, ValueError, AssertionError, OSError)
@@ -116,14 +118,40 @@ def load_config(model_dir: str) -> config_lib.Config:
     ValueError: the folder holds no run.
   """
   path = os.path.join(model_dir, CONFIG)
-  if not os.path.isfile(path):
-    raise ValueError(f"--model_dir={model_dir} holds no run: there is no {path}")
-  return config_lib.load(path)
+  try:
+    return config_lib.load(path)
+  except (FileNotFoundError, NotADirectoryError) as error:
+    raise ValueError(
+      f"--model_dir={model_dir} holds no run: there is no {path}"
+    ) from error
+  except ValueError as error:
+    if not isinstance(error.__cause__, json.JSONDecodeError):
+      raise
+    raise ValueError(f"{error}{_WRITTEN_ANEW}") from error
 
 
 def load_classes(model_dir: str) -> Classes:
   """The classes that a run was started with."""
-  return Classes.from_json(files.read_json(os.path.join(model_dir, CLASSES)))
+  return Classes.from_json(_read_copy(model_dir, CLASSES, ("names", "category_ids")))
+
+
+def load_best(model_dir: str) -> dict[str, Any] | None:
+  """The record of the best validation, see training/state.py; None before any."""
+  if not os.path.exists(os.path.join(model_dir, BEST)):
+    return None
+  return _read_copy(model_dir, BEST, ("checkpoint", "metrics", "score_thresholds"))
+
+
+def _read_copy(model_dir, name, keys):
+  """What a file holds that is written anew from the record, with some keys at least."""
+  path = os.path.join(model_dir, name)
+  try:
+    values = files.read_json(path)
+    if not isinstance(values, dict) or not set(keys) <= values.keys():
+      raise ValueError(f"{path} is not what a run writes there")
+  except ValueError as error:
+    raise ValueError(f"{error}{_WRITTEN_ANEW}") from error
+  return values
 
 
 def checkpoint_paths(model_dir: str, folder: str = CHECKPOINTS) -> list[str]:
@@ -144,12 +172,12 @@ def find_checkpoint(model_dir: str, checkpoint: str = "") -> str:
       a checkpoint's path, with or without ".index"; of a folder of them, the newest.
 
   Raises:
-    ValueError: there is no such checkpoint.
+    ValueError: there is no such checkpoint, or TensorFlow cannot read from its path.
   """
-  best = os.path.join(model_dir, BEST)
-  if not checkpoint and os.path.exists(best):
-    name = files.read_json(best)["checkpoint"]
-    path = os.path.join(model_dir, BEST_CHECKPOINTS, name)
+  lock.check_name(model_dir if checkpoint in ("", "latest") else checkpoint)
+  best = load_best(model_dir) if not checkpoint else None
+  if best:
+    path = os.path.join(model_dir, BEST_CHECKPOINTS, best["checkpoint"])
   elif checkpoint in ("", "latest"):
     path = next(iter(checkpoint_paths(model_dir)), "")
   elif os.path.isdir(checkpoint):
@@ -157,10 +185,22 @@ def find_checkpoint(model_dir: str, checkpoint: str = "") -> str:
   else:
     path = checkpoint.removesuffix(".index")
   if not os.path.exists(f"{path}.index"):
-    raise ValueError(
+    problem = (
       f"there is no checkpoint {path}" if path else f"{model_dir} has no checkpoint yet"
     )
+    raise ValueError(problem + list_checkpoints(model_dir))
   return path
+
+
+def list_checkpoints(model_dir: str, *, but: str = "") -> str:
+  """End of a message on one that cannot be used: the others that --checkpoint may name."""
+  paths = [
+    path
+    for folder in (BEST_CHECKPOINTS, CHECKPOINTS)
+    for path in checkpoint_paths(model_dir, folder)
+    if path != but
+  ]
+  return f"; --checkpoint may be {' or '.join(paths)}" if paths else ""
 
 
 def read_record(path: str) -> dict[str, Any] | None:
@@ -200,8 +240,7 @@ def load_thresholds(
   if score_threshold is not None:
     same = dict.fromkeys(names, score_threshold)
     return ScoreThresholds(score_threshold, 0.0, same, dict.fromkeys(names))
-  path = os.path.join(model_dir, BEST)
-  best = files.read_json(path) if os.path.exists(path) else None
+  best = load_best(model_dir)
   if not (best and _is_best(model_dir, best, checkpoint)):
     record = (read_record(checkpoint) if checkpoint else None) or {}
     validation = record.get("validation")

@@ -34,12 +34,7 @@ def lock(model_dir: str):
     yield
     return
   # The name as it was given, which is the one that TensorFlow gets.
-  odd = sorted(set(_PATTERN_CHARACTERS).intersection(model_dir))
-  if odd:
-    raise ValueError(
-      f"--model_dir={model_dir}: TensorFlow cannot restore checkpoints from a path with "
-      f"any of {_PATTERN_CHARACTERS}, and this one has {' '.join(odd)}"
-    )
+  check_name(model_dir)
   is_new = not os.path.isdir(folder)
   os.makedirs(folder, exist_ok=True)
   path = os.path.join(folder, NAME)
@@ -52,6 +47,16 @@ def lock(model_dir: str):
       if is_new and os.listdir(folder) == [NAME]:
         os.remove(path)
         os.rmdir(folder)
+
+
+def check_name(path: str) -> None:
+  """Raises ValueError for a path that TensorFlow cannot restore checkpoints from."""
+  odd = sorted(set(_PATTERN_CHARACTERS).intersection(path))
+  if odd:
+    raise ValueError(
+      f"{path} must be renamed: TensorFlow cannot restore checkpoints from a path with "
+      f"any of {_PATTERN_CHARACTERS}, and this one has {' '.join(odd)}"
+    )
 
 
 def _open_locked(path, model_dir):

@@ -9,6 +9,7 @@ from absl import logging
 
 from ap_detect import anchors as anchor_ops
 from ap_detect import config as config_lib
+from ap_detect import errors
 from ap_detect.models import backbones, detections, retinanet
 from ap_detect.runs import folder, replicas
 
@@ -150,7 +151,11 @@ def restore(model_dir: str, checkpoint: str = "", *, strategy=None) -> RestoredR
   candidates = folder.checkpoint_paths(model_dir)
   if path not in candidates or checkpoint not in ("", "latest"):
     candidates = [path]
-  path = restore_first(candidates, lambda path: _restore_network(network, path))
+  try:
+    path = restore_first(candidates, lambda path: _restore_network(network, path))
+  except ValueError as error:
+    others = folder.list_checkpoints(model_dir, but=path)
+    raise ValueError(f"{error}{others if candidates == [path] else ''}") from error
   logging.info("restored %s", path)
   return RestoredRun(config, classes, network, strategy, path)
 
@@ -178,8 +183,9 @@ def restore_first(paths, restore_path) -> str:
     try:
       restore_path(path)
     except folder.UNREADABLE as error:
+      reason = errors.first_line(error)
       problems.append(
-        f"checkpoint {path} is damaged or does not fit the network: {error}"
+        f"checkpoint {path} is damaged or does not fit the network: {reason}"
       )
       continue
     for problem in problems:

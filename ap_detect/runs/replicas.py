@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import glob
+import os
+import re
+import shutil
+import subprocess
+import sys
+
 import tensorflow as tf
 from absl import logging
 
@@ -41,8 +49,11 @@ def make_strategy(num_replicas: int = 0):
       f"{num_replicas} replicas need as many CPU devices, but TensorFlow has started "
       f"with {num_devices} in this process"
     )
+  reason = _why_no_gpu()
   logging.info(
-    "no GPU found; using the CPU%s", f" as {num_replicas} devices" * (num_replicas > 1)
+    "no GPU found%s; using the CPU%s",
+    f" ({reason})" if reason else "",
+    f" as {num_replicas} devices" * (num_replicas > 1),
   )
   return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_replicas)])
 
@@ -50,6 +61,54 @@ def make_strategy(num_replicas: int = 0):
 def compiles_by_default(strategy):
   """Whether XLA pays for a training step: on GPUs; on CPUs compilation takes longer."""
   return "GPU" in strategy.extended.worker_devices[0]
+
+
+# Of a new process, for this one has told TensorFlow to be silent.
+_LIST_GPUS = "import tensorflow as tf; tf.config.list_physical_devices('GPU')"
+_LINE = re.compile(r"[^\]]* [\w./]+:\d+\] (.*)")
+_ON_GPUS = re.compile(r"cuda|gpu|nvidia|libcu|driver", re.IGNORECASE)
+
+
+def _why_no_gpu():
+  """Why TensorFlow uses no GPU, where the machine seems to have one; else ""."""
+  if not tf.test.is_built_with_gpu_support():
+    return "this TensorFlow is built without support for them"
+  chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+  if chosen is not None and chosen.strip() in ("", "-1"):
+    return f"CUDA_VISIBLE_DEVICES={chosen} hides them"
+  if not (chosen or shutil.which("nvidia-smi") or glob.glob("/dev/nvidia[0-9]*")):
+    return ""
+  reasons = _reasons(_ask_new_process())
+  return f"TensorFlow says: {reasons}" if reasons else ""
+
+
+@functools.cache
+def _ask_new_process():
+  """What TensorFlow writes when it looks for GPUs; seconds."""
+  try:
+    return subprocess.run(
+      [sys.executable, "-c", _LIST_GPUS],
+      env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "0"},
+      capture_output=True,
+      text=True,
+      errors="replace",
+      timeout=60,
+      check=False,
+    ).stderr
+  except (OSError, subprocess.TimeoutExpired):
+    return ""
+
+
+def _reasons(said):
+  """What TensorFlow's log lines say of GPUs, in one line."""
+  found = [match[1] for match in map(_LINE.match, said.splitlines()) if match]
+  noise = ("Unable to register", "TensorRT", "rebuild TensorFlow")
+  reasons = [
+    line.rstrip(".")
+    for line in found
+    if _ON_GPUS.search(line) and not any(part in line for part in noise)
+  ]
+  return "; ".join(dict.fromkeys(reasons))
 
 
 def _split_cpu(number):

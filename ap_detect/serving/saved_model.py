@@ -18,6 +18,7 @@ import tempfile
 
 import tensorflow as tf
 
+from ap_detect import errors
 from ap_detect import images as image_ops
 
 LABELS_FILE = "labels.txt"
@@ -151,7 +152,7 @@ def export(
   staging = tempfile.mkdtemp(prefix=".unfinished-", dir=export_dir)
   try:
     labels_path = os.path.join(staging, LABELS_FILE)
-    with open(labels_path, "w", encoding="utf-8") as file:
+    with errors.naming(labels_path), open(labels_path, "w", encoding="utf-8") as file:
       file.writelines(f"{name}\n" for name in class_names)
     module = ServingModule(
       network,

@@ -38,7 +38,7 @@ def load_initial_weights(network, path):
   Args:
     network: see runs.model.build_network. Its variables are set on all replicas.
     path: a run's folder, for its best checkpoint (the latest where none was evaluated
-      yet), or a checkpoint's path.
+      yet), or a checkpoint's path, see runs.folder.find_checkpoint.
 
   Raises:
     ValueError: there is no such checkpoint, or it is of another backbone; the network
@@ -65,7 +65,8 @@ def load_initial_weights(network, path):
 
 
 def _find_checkpoint(path):
-  model_dir, checkpoint = (path, "") if os.path.isdir(path) else ("", path)
+  is_run = os.path.exists(os.path.join(path, folder.CONFIG))
+  model_dir, checkpoint = (path, "") if is_run else ("", path)
   try:
     return folder.find_checkpoint(model_dir, checkpoint)
   except ValueError as error:

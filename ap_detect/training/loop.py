@@ -8,6 +8,7 @@ from typing import Any, Callable, NamedTuple
 
 from absl import logging
 
+from ap_detect import errors
 from ap_detect.training import monitoring, progress
 from ap_detect.training import state as state_lib
 
@@ -182,7 +183,8 @@ class TrainingLoop:
     started = time.monotonic()
     batches = [next(iterator) for _ in range(steps)]
     waited = time.monotonic() - started
-    logs = self._step(batches, rates, clock.step)
+    with errors.blaming_memory_on("train.batch_size"):
+      logs = self._step(batches, rates, clock.step)
     self._record.clock = clocks[-1]
     self._record.is_epoch_end = clocks[-1].epoch > clock.epoch
     self._unread.append(_Execution(clocks, rates, logs))

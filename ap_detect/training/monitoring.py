@@ -10,11 +10,10 @@ import time
 from collections.abc import Sequence
 
 import tensorflow as tf
-from PIL import Image
 from tensorboard.compat.proto import event_pb2
 from tensorboard.summary.writer import event_file_writer
 
-from ap_detect import charts
+from ap_detect import charts, errors
 from ap_detect.runs import files, folder
 
 
@@ -37,6 +36,7 @@ class MetricsFile:
       writer.writeheader()
       writer.writerows(kept)
       files.write_text(path, text.getvalue())
+    self._path = path
     self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
   def write(self, row):
@@ -50,14 +50,16 @@ class MetricsFile:
     if is_first:
       self._columns = list(row)
     writer = csv.DictWriter(self._file, self._columns, lineterminator="\n")
-    if is_first:
-      writer.writeheader()
-    writer.writerow({name: _short(value) for name, value in row.items()})
-    self._file.flush()
+    with errors.naming(self._path):
+      if is_first:
+        writer.writeheader()
+      writer.writerow({name: _short(value) for name, value in row.items()})
+      self._file.flush()
 
   def close(self):
     """Closes the file."""
-    self._file.close()
+    with errors.naming(self._path):
+      self._file.close()
 
 
 def _read_rows(path):
@@ -94,9 +96,7 @@ def write_chart(model_dir, history):
       for name in ("AP", "AP50", "AP75")
     },
   )
-  path = os.path.join(model_dir, folder.TRAINING_CHART)
-  Image.fromarray(picture).save(f"{path}.tmp", "PNG")
-  os.replace(f"{path}.tmp", path)
+  files.write_png(os.path.join(model_dir, folder.TRAINING_CHART), picture)
 
 
 def open_tensorboard(model_dir, step):

@@ -237,13 +237,16 @@ class TrainingState:
     writing = os.path.join(target, "writing")
     shutil.rmtree(writing, ignore_errors=True)  # of a start that was killed
     os.makedirs(writing)
-    checkpoint.write(os.path.join(writing, name))
-    # The index, which makes it a checkpoint, last.
-    for path in _files_of(os.path.join(writing, name)):
-      _flush(path)
-      os.replace(path, os.path.join(target, os.path.basename(path)))
-    _flush(target)
-    shutil.rmtree(writing)
+    try:
+      checkpoint.write(os.path.join(writing, name))
+      # The index, which makes it a checkpoint, last.
+      for path in _files_of(os.path.join(writing, name)):
+        _flush(path)
+        os.replace(path, os.path.join(target, os.path.basename(path)))
+      _flush(target)
+    finally:
+      # What a full disk has cut off would fill it.
+      shutil.rmtree(writing, ignore_errors=True)
 
   def _prune(self, subfolder, number):
     kept_steps: list[str] = []

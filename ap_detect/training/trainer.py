@@ -66,6 +66,9 @@ def train(config, model_dir, *, strategy=None):
       feed = step_lib.Feed()
       optimizer = _make_optimizer(config.train, feed, network)
       step = make_step(config, network, optimizer, feed, strategy)
+    callbacks = monitoring.make_callbacks(
+      config.train.callbacks, network, epochs=config.train.epochs
+    )
     run_state = state.TrainingState(
       model_dir,
       network,
@@ -78,7 +81,8 @@ def train(config, model_dir, *, strategy=None):
     else:
       restored_from = run_state.restore_latest()
     logs.begin(model_dir)
-    with _monitor(model_dir, run_state.record.clock.step) as (writer, metrics_file):
+    first_step = run_state.record.clock.step
+    with _monitor(model_dir, first_step) as (writer, metrics_file):
       validator = validation.Validator(
         model_dir,
         run_state,
@@ -91,9 +95,6 @@ def train(config, model_dir, *, strategy=None):
         _keep_best_comparable(run_state, validator, config, restored_from)
         _enter_changes(run_state, config, strategy, len(train_set.records))
       run_state.write_views()
-      callbacks = monitoring.make_callbacks(
-        config.train.callbacks, network, epochs=config.train.epochs
-      )
       _make_loop(
         config,
         step,
@@ -106,7 +107,8 @@ def train(config, model_dir, *, strategy=None):
         writer=writer,
         callbacks=callbacks,
       ).run()
-      _tell_end(run_state.record, config.train.epochs)
+      if run_state.record.clock.step > first_step:
+        _tell_end(run_state.record, config.train.epochs)
 
 
 def _open_data(config):
@@ -359,7 +361,7 @@ def _make_loop(config, step, run_state, train_set, strategy, **parts):
   batch_size = train.batch_size * strategy.num_replicas_in_sync
 
   def batches(position):
-    return strategy.experimental_distribute_dataset(
+    read = strategy.experimental_distribute_dataset(
       data_lib.make_batches(
         config,
         train_set,
@@ -368,14 +370,21 @@ def _make_loop(config, step, run_state, train_set, strategy, **parts):
         service_address=config.data.service_address,
       )
     )
+    return pipeline.naming_unreadable(
+      read, lambda number: records_at(position + number * batch_size, batch_size)
+    )
 
-  def image_ids(position, count):
+  def records_at(position, count):
     if config.data.service_address:
-      return "unknown (a tf.data service keeps no fixed order)"
+      return []  # it keeps no fixed order
     indices = pipeline.images_at(
       len(train_set.records), position, count, seed=train.seed
     )
-    return [train_set.records[index].image_id for index in indices]
+    return [train_set.records[index] for index in indices]
+
+  def image_ids(position, count):
+    ids = [record.image_id for record in records_at(position, count)]
+    return ids or "unknown (a tf.data service keeps no fixed order)"
 
   return loop.TrainingLoop(
     step,

@@ -10,8 +10,7 @@ import tensorflow as tf
 from absl import logging
 
 from ap_detect.runs import folder
-from ap_detect.training import evaluation as evaluation_lib
-from ap_detect.training import monitoring
+from ap_detect.training import evaluation_files, monitoring
 
 NUM_TENSORBOARD_IMAGES = 6
 # Fields of `eval` that change what is found; the others change how fast, or what is shown.
@@ -90,11 +89,11 @@ class Validator:
           tf.summary.scalar(f"validation/{name}", value)
       tf.summary.scalar("validation/best_f1_threshold", thresholds.overall)
       for record, image in zip(dataset.records[:NUM_TENSORBOARD_IMAGES], found):
-        picture = evaluation_lib.draw_comparison(
+        picture = evaluation_files.draw_comparison(
           record, image, dataset.class_names, thresholds
         )
         tf.summary.image(f"detections/{record.image_id}", picture[np.newaxis])
-      pictures = evaluation_lib.draw_charts(dataset, results, thresholds)
+      pictures = evaluation_files.draw_charts(dataset, results, thresholds)
       for name, picture in pictures.items():
         tf.summary.image(f"charts/{name}", picture[np.newaxis])
     self._writer.flush()

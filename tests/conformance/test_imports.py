@@ -17,7 +17,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each part and the parts it may import. A part may always import itself.
 BASE = ("legacy_keras",)
-PURE = ("boxes", "images", "config", "drawing", "charts", "losses")
+PURE = ("errors", "boxes", "images", "config", "drawing", "charts", "losses")
 MIDDLE = ("anchors", "anchor_coverage", "matching", "models", "data", "metrics")
 MAY_IMPORT = {
   "": BASE,  # ap_detect/__init__.py
@@ -26,17 +26,17 @@ MAY_IMPORT = {
   "config_rules": (),
   "config_fields": ("config_rules",),
   "config": ("config_rules", "config_fields"),
-  "logs": (),
-  "command_line": ("config", "config_rules", "logs"),
+  "logs": ("errors",),
+  "command_line": ("config", "config_rules", "errors", "logs"),
   "anchors": ("boxes",),
   "anchor_coverage": ("boxes", "anchors"),
   "matching": ("boxes", "losses"),
   "models": ("boxes", "anchors"),
-  "data": ("boxes", "images"),
-  "metrics": ("data",),
+  "data": ("errors", "boxes", "images"),
+  "metrics": ("errors", "data"),
   "runs": (*PURE, *MIDDLE),
   "training": (*PURE, *MIDDLE, "logs", "runs"),
-  "serving": ("models", "images"),
+  "serving": ("errors", "models", "images"),
   "commands": (*PURE, *MIDDLE, "command_line", "runs", "training", "serving"),
 }
 

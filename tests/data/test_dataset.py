@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ap_detect.data import dataset
+from ap_detect.data import dataset, splits
 
 
 def make_record(image_id, ignored):
@@ -65,3 +65,86 @@ def test_message_lists_the_first_fifty_faults():
   assert lines == ["52 faults in the data:", *faults[:50], "... and 2 more"]
   assert "more" not in str(dataset.DataError(faults[:50]))
   assert str(dataset.DataError(["one"])) == "1 fault in the data:\n  one"
+
+
+def test_advice_closes_the_message():
+  error = dataset.DataError(["one", "two"], ["do this", "or that"])
+  assert str(error) == "2 faults in the data:\n  one\n  two\ndo this\nor that"
+  many = dataset.DataError(["x"] * 60, ["do this"])
+  assert str(many).splitlines()[-2:] == ["  ... and 10 more", "do this"]
+  assert many.describe().splitlines()[1:] == ["  x"] * 60 + ["do this"]
+
+
+def test_several_errors_as_one():
+  one = dataset.DataError(["a", "b"], ["do this"])
+  other = dataset.DataError(["b"], ["do this", "or that"])
+  joined = dataset.DataError.join([("", one), ("", other)])
+  assert joined.faults == ("a", "b") and joined.advice == ("do this", "or that")
+  joined = dataset.DataError.join([("x: ", one), ("y: ", other)])
+  assert joined.faults == ("x: a", "x: b", "y: b")
+
+
+class TestAdvice:
+  """Which fields a list of faults names."""
+
+  def advice(self, voc, **options):
+    with pytest.raises(dataset.DataError) as caught:
+      splits.read_split(voc.root, "train", **options)
+    assert str(caught.value).endswith("\n".join(["", *caught.value.advice]))
+    return [line.split("=")[0].split(" ")[0] for line in caught.value.advice]
+
+  def test_faults_that_can_be_skipped(self, voc):
+    voc.add("b", ("cat", 12, 3, 2, 10))
+    assert self.advice(voc) == ["data.skip_faulty"]
+
+  def test_pixels(self, voc):
+    voc.add("b", height=40)
+    found = self.advice(voc, max_image_pixels=900)
+    assert found == ["data.max_image_pixels", "data.skip_faulty"]
+    splits.read_split(voc.root, "train", max_image_pixels=1200)
+
+  def test_skipping_that_leaves_nothing_is_not_advised(self, voc):
+    assert self.advice(voc, max_image_pixels=9) == ["data.max_image_pixels"]
+    assert self.advice(voc, max_image_pixels=9, skip_faulty=True) == []
+
+  def test_classes(self, voc):
+    found = self.advice(voc, class_names=("cat",))
+    assert found == ["data.class_names", "data.skip_faulty"]
+    splits.read_split(voc.root, "train", class_names=("cat", "dog"))
+
+  def test_boxes_that_end_where_they_begin(self, voc):
+    voc.add("b", ("cat", 2, 3, 2, 10))
+    found = self.advice(voc)
+    assert found == ["data.voc_one_based_inclusive", "data.skip_faulty"]
+    splits.read_split(voc.root, "train", voc_one_based_inclusive=True)
+    voc.add("b", ("cat", 5, 3, 2, 10))
+    found = self.advice(voc, voc_one_based_inclusive=True)
+    assert found == ["data.skip_faulty"]
+
+  def test_of_coco(self, coco):
+    coco.annotate(72, 7, 17, [0, 0, -1, 5])
+    coco.save()
+    with pytest.raises(dataset.DataError) as caught:
+      splits.read_split(coco.root, "val")
+    assert caught.value.advice == (dataset.SKIP,)
+    (coco.root / "annotations/instances_val2017.json").write_text("{")
+    with pytest.raises(
+      dataset.DataError, match=r"val2017\.json: cannot be read"
+    ) as caught:
+      splits.read_split(coco.root, "val", data_format="coco")
+    assert caught.value.advice == ()
+
+  def test_of_joined_splits(self, voc):
+    voc.split("val", "a")
+    with pytest.raises(dataset.DataError, match="is in train already") as caught:
+      splits.read_split(voc.root, "train+val")
+    assert caught.value.advice == (dataset.SKIP,)
+    voc.add("a", ("cat", 12, 3, 2, 10))
+    with pytest.raises(dataset.DataError) as caught:
+      splits.read_split(voc.root, "train+val")
+    assert len(caught.value.faults) == 2 and caught.value.advice == (dataset.SKIP,)
+
+  def test_what_cannot_be_skipped(self, tmp_path):
+    with pytest.raises(dataset.DataError) as caught:
+      splits.read_split(tmp_path / "nowhere", "train")
+    assert caught.value.advice == ()

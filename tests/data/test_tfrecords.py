@@ -22,7 +22,7 @@ from ap_detect.data import (
 )
 from ap_detect.data.coco import read_coco
 from ap_detect.data.voc import read_voc
-from ap_detect.training import evaluation
+from ap_detect.training import evaluation_files
 
 FIELDS = [field.name for field in dataclasses.fields(dataset.ImageRecord)]
 
@@ -35,7 +35,7 @@ def assert_same(data, expected):
   for record, other in zip(data.records, expected.records):
     assert type(record.image_id) is type(other.image_id)
     np.testing.assert_array_equal(
-      evaluation.load_pixels(record), evaluation.load_pixels(other)
+      evaluation_files.load_pixels(record), evaluation_files.load_pixels(other)
     )
     for name in FIELDS:
       value, wanted = getattr(record, name), getattr(other, name)

@@ -1,5 +1,6 @@
 """Small files: replaced whole or not at all, and named when they cannot be read."""
 
+import errno
 import json
 import os
 
@@ -24,11 +25,11 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
   files.write_text(path, "old")
 
   def crash(*_):
-    raise OSError("no space left on device")
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
   with monkeypatch.context() as patch:
     patch.setattr(files.os, "fsync", crash)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(OSError, match="No space left"):
       files.write_text(path, "new, and longer")
   assert (tmp_path / "a.txt").read_text() == "old"
   files.write_text(path, "new")  # what the crash left is no obstacle

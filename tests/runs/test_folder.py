@@ -123,7 +123,8 @@ class TestFindCheckpoint:
   def model_dir(self, tmp_path):
     pretend_checkpoints(tmp_path, "step-3-validated", "step-6")
     pretend_checkpoints(tmp_path, "epoch-1", subfolder="best")
-    files.write_json(str(tmp_path / "best.json"), {"checkpoint": "epoch-1"})
+    best = {"checkpoint": "epoch-1", "metrics": {}, "score_thresholds": {}}
+    files.write_json(str(tmp_path / "best.json"), best)
     return str(tmp_path)
 
   def test_the_best_and_the_latest(self, model_dir):
@@ -144,16 +145,16 @@ class TestFindCheckpoint:
     assert folder.find_checkpoint(model_dir, path + end) == f"{path}/step-6"
 
   def test_there_is_none(self, model_dir, tmp_path):
-    with pytest.raises(ValueError, match=r"no checkpoint nowhere/epoch-7$"):
+    with pytest.raises(ValueError, match=r"no checkpoint nowhere/epoch-7\b"):
       folder.find_checkpoint(model_dir, "nowhere/epoch-7")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"there is no checkpoint .*/empty$"):
+    with pytest.raises(ValueError, match=r"there is no checkpoint \S*/empty\b"):
       folder.find_checkpoint(model_dir, str(tmp_path / "empty"))
     for checkpoint in ("", "latest"):
       with pytest.raises(ValueError, match=r"/empty has no checkpoint yet$"):
         folder.find_checkpoint(str(tmp_path / "empty"), checkpoint)
     os.remove(f"{model_dir}/best/epoch-1.index")
-    with pytest.raises(ValueError, match=r"there is no checkpoint .*best/epoch-1$"):
+    with pytest.raises(ValueError, match=r"there is no checkpoint \S*/best/epoch-1\b"):
       folder.find_checkpoint(model_dir)
 
   def test_a_damaged_best_json_is_named(self, model_dir):

@@ -132,6 +132,6 @@ class TestFolder:
       (tmp_path / link).symlink_to(tmp_path / target)
     with lock.lock(str(tmp_path / "good")):
       assert (tmp_path / "[1]" / lock.NAME).exists()
-    message = r"link\[1\]: .* this one has \[ \]$"
+    message = r"link\[1\].* this one has \[ \]$"
     with pytest.raises(ValueError, match=message), lock.lock(str(tmp_path / "link[1]")):
       pytest.fail("was not refused")

@@ -21,7 +21,7 @@ from ap_detect.models import retinanet
 from ap_detect.runs import files, folder
 from ap_detect.runs import model as model_lib
 from ap_detect.serving import saved_model
-from ap_detect.training import evaluation
+from ap_detect.training import evaluation, evaluation_files
 
 INPUT_BOX = np.array([10.0, 25.0, 30.0, 75.0], np.float32)
 
@@ -157,7 +157,7 @@ def evaluated(trained_run, tmp_path_factory):
   """(model_dir, CocoEvaluation) after evaluate_run."""
   model_dir = str(tmp_path_factory.mktemp("evaluated") / "run")
   shutil.copytree(trained_run, model_dir)
-  return model_dir, evaluation.evaluate_run(model_dir)
+  return model_dir, evaluation_files.evaluate_run(model_dir)
 
 
 class TestEvaluateRun:
@@ -202,7 +202,9 @@ class TestEvaluateRun:
 
   def test_other_split_and_checkpoint(self, evaluated, capsys):
     model_dir, on_val = evaluated
-    on_test = evaluation.evaluate_run(model_dir, split="test", checkpoint="latest")
+    on_test = evaluation_files.evaluate_run(
+      model_dir, split="test", checkpoint="latest"
+    )
     assert on_test.num_objects != on_val.num_objects
     for split, found in (("val", on_val), ("test", on_test)):
       metrics = files.read_json(os.path.join(model_dir, "eval", split, "metrics.json"))
@@ -213,13 +215,13 @@ class TestEvaluateRun:
 
   def test_split_that_does_not_exist(self, evaluated):
     with pytest.raises(ValueError, match="train, val, test, got 'nowhere'"):
-      evaluation.evaluate_run(evaluated[0], split="nowhere")
+      evaluation_files.evaluate_run(evaluated[0], split="nowhere")
 
   def test_run_that_was_not_validated_yet(self, trained_run, tmp_path):
     model_dir = str(tmp_path / "run")
     shutil.copytree(trained_run, model_dir)
     os.remove(os.path.join(model_dir, "best.json"))
-    evaluation.evaluate_run(model_dir)
+    evaluation_files.evaluate_run(model_dir)
     assert os.path.exists(os.path.join(model_dir, "eval", "val", "pictures", "1.png"))
 
 

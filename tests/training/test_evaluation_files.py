@@ -17,7 +17,7 @@ from ap_detect.runs import data as data_lib
 from ap_detect.runs import files
 from ap_detect.runs import folder as folder_lib
 from ap_detect.runs import model as model_lib
-from ap_detect.training import evaluation
+from ap_detect.training import evaluation, evaluation_files
 
 
 class StandIn(evaluation.Evaluator):
@@ -53,7 +53,7 @@ def evaluate(make_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(data_lib, "open_split", lambda *_: dataset)
     monkeypatch.setattr(folder_lib, "load_thresholds", has_no_thresholds)
     monkeypatch.setattr(evaluation, "Evaluator", StandIn)
-    returned = evaluation.evaluate_run(str(tmp_path), split=split)
+    returned = evaluation_files.evaluate_run(str(tmp_path), split=split)
     folder = tmp_path / "eval" / split.replace("/", "_")
     return returned, str(folder), capsys.readouterr().out
 

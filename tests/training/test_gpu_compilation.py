@@ -30,7 +30,7 @@ pytestmark = [
 
 
 def _compile(function, specs, folder):
-  """The figures that compile_for_gpu.py prints of a function; RuntimeError if it fails."""
+  """The figures that compile_for_gpu.py prints of a function; else RuntimeError."""
   function = tf.function(function, jit_compile=True, autograph=False)
   path = folder / "module.hlo"
   path.write_bytes(
@@ -84,9 +84,9 @@ def test_training_step_compiles_for_an_h100(tmp_path):
   figures = _compile(_make_replica_step(config), specs, tmp_path)
   calls = figures["library_calls"]
   assert figures["kernels"] > sum(calls.values()) > 0
-  # ResNet-50 has 53 convolutions, 11 of them in C1 and C2, which are frozen; the pyramid
-  # has 8; each of the two heads has 5, on 5 levels. cuDNN has to compute the gradient of
-  # every one of them by its weights, and of the frozen ones none.
+  # ResNet-50 has 53 convolutions, 11 of them in C1 and C2, which are frozen; the
+  # pyramid has 8; each of the two heads has 5, on 5 levels. cuDNN has to compute the
+  # gradient of every one of them by its weights, and of the frozen ones none.
   assert calls["__cudnn$convBackwardFilter"] == (53 - 11) + 8 + 2 * 5 * 5
   # The ranking's tables are float64, which is slow; nothing of the logits' size may be.
   assert 0 < figures["largest_float64"] < images * anchors * _CLASSES

@@ -218,9 +218,10 @@ class TestErrors:
     network = make_network(small_backbone)
     with pytest.raises(ValueError, match=r"model\.initial_checkpoint: .*nowhere/ep"):
       initial_weights.load_initial_weights(network, "nowhere/epoch-7")
-    with pytest.raises(
-      ValueError, match=r"initial_checkpoint: .* has no checkpoint yet"
-    ):
+    with pytest.raises(ValueError, match=r"initial_checkpoint: there is no checkpoint"):
+      initial_weights.load_initial_weights(network, str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")  # of a run, then
+    with pytest.raises(ValueError, match=r"initial_checkpoint: .* no checkpoint yet"):
       initial_weights.load_initial_weights(network, str(tmp_path))
 
   def test_a_checkpoint_of_something_else(self, small_backbone, tmp_path):

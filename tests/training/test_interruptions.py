@@ -1,5 +1,6 @@
 """Runs that are stopped: by Ctrl-C, SIGTERM, kill -9, a full stop anywhere."""
 
+import csv
 import os
 import signal
 
@@ -7,8 +8,8 @@ import pytest
 import tensorflow as tf
 from training import commands
 
-from ap_detect.runs import files
-from ap_detect.training import trainer, validation
+from ap_detect.runs import files, folder
+from ap_detect.training import schedules, trainer, validation
 
 
 class StopAt(tf.keras.callbacks.Callback):
@@ -135,3 +136,38 @@ def test_second_process_is_refused(tmp_path):
   process.kill()
   process.communicate(timeout=60)
   commands.finish(model_dir, "--config.train.epochs=1")  # the lock died with it
+
+
+@pytest.mark.slow
+def test_two_replicas_then_one(tmp_path):
+  """The learning rate of every row is the schedule's, of epochs and images as they were."""
+  model_dir = tmp_path / "run"
+  process = commands.start(model_dir, "--replicas=2")
+  commands.wait_for(process, lambda: len(commands.logged_steps(model_dir)) >= 4)
+  process.terminate()
+  said, _ = process.communicate(timeout=120)
+  assert process.returncode == 143, said
+  said = commands.finish(model_dir, "--replicas=1")
+  assert "replicas is 1 now, 2 before" in said
+  with open(model_dir / "metrics.csv", newline="") as file:
+    rows = [
+      {name: float(row[name]) for name in ("images", "epoch", "learning_rate")}
+      for row in csv.DictReader(file)
+    ]
+  images = [0.0, *(row["images"] for row in rows)]
+  sizes = [after - before for before, after in zip(images, images[1:])]
+  assert set(sizes) == {8.0, 4.0} and sizes == sorted(sizes, reverse=True)
+  saved = folder.load_config(str(model_dir)).train
+  schedule = schedules.Schedule(
+    saved.learning_rate,
+    saved.schedule,
+    epochs=saved.epochs,
+    warmup_images=saved.warmup_steps * 8,
+    warmup_start_factor=saved.warmup_start_factor,
+  )
+  for row, before in zip(rows, images):
+    epochs_done = before / (4 * commands.STEPS_PER_EPOCH)
+    expected = schedule(epochs_done, before)
+    assert row["learning_rate"] == pytest.approx(expected, rel=1e-5)
+  assert rows[-1]["epoch"] == saved.epochs
+  assert rows[-1]["learning_rate"] < saved.learning_rate / 50

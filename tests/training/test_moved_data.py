@@ -8,7 +8,7 @@ import pytest
 
 from ap_detect.data import shapes
 from ap_detect.runs import files, folder
-from ap_detect.training import evaluation
+from ap_detect.training import evaluation_files
 
 
 @pytest.fixture
@@ -28,9 +28,9 @@ def run_on_files(trained_run, tmp_path):
 
 def test_data_root(run_on_files, tmp_path):
   with pytest.raises(ValueError, match="gone: there is no such folder"):
-    evaluation.evaluate_run(run_on_files)
+    evaluation_files.evaluate_run(run_on_files)
   root = str(tmp_path / "here")
-  found = evaluation.evaluate_run(run_on_files, split="val+test", data_root=root)
+  found = evaluation_files.evaluate_run(run_on_files, split="val+test", data_root=root)
   assert found.num_images == 4
   with open(os.path.join(run_on_files, "eval/val+test/detections.json")) as file:
     ids = {result["image_id"] for result in json.load(file)}
@@ -42,10 +42,10 @@ def test_data_root(run_on_files, tmp_path):
 def test_other_settings_of_evaluation(run_on_files, tmp_path):
   root = str(tmp_path / "here")
   with pytest.raises(ValueError, match=r"eval\.test_scales must be"):
-    evaluation.evaluate_run(
+    evaluation_files.evaluate_run(
       run_on_files, data_root=root, eval_overrides={"test_scales": ("128",)}
     )
-  evaluation.evaluate_run(
+  evaluation_files.evaluate_run(
     run_on_files,
     data_root=root,
     output_dir=str(tmp_path / "small"),

@@ -14,7 +14,7 @@ from ap_detect.runs import folder
 from ap_detect.runs import model as model_lib
 from ap_detect.runs.files import read_json
 from ap_detect.training import (
-  evaluation,
+  evaluation_files,
   optimizers,
   schedules,
   state,
@@ -261,7 +261,9 @@ class TestEvaluationSettings:
     trainer.train(config, run_dir)
     assert any("evaluated again by the changed eval settings" in line for line in said)
     best = read_json(f"{run_dir}/best.json")
-    again = evaluation.evaluate_run(run_dir)  # of the best, by the run's own settings
+    again = evaluation_files.evaluate_run(
+      run_dir
+    )  # of the best, by the run's own settings
     assert best["metrics"] == pytest.approx(again.metrics, nan_ok=True)
     assert best["metrics"]["AR100"] != old["metrics"]["AR100"]
     assert folder.load_config(run_dir).eval.max_detections == 1
@@ -299,5 +301,5 @@ def test_data_that_moved_in_mid_run(base, tmp_path, monkeypatch):
   trainer.train(base({**where, **STOP}), model_dir)
   os.rename(tmp_path / "old", tmp_path / "new")
   trainer.train(base({**where, "data.root": str(tmp_path / "new")}), model_dir)
-  assert evaluation.evaluate_run(model_dir).num_images == 4
+  assert evaluation_files.evaluate_run(model_dir).num_images == 4
   assert folder.load_config(model_dir).data.root == str(tmp_path / "new")

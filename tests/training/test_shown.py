@@ -167,4 +167,4 @@ def test_in_a_terminal(tmp_path):
   ), bars
   shown = terminals.shown_lines(said)
   assert all(OUR_LINE.match(line) for line in shown if line), shown
-  assert sum("validation AP" in line for line in shown) == 3
+  assert sum(": validation AP" in line for line in shown) == 3

@@ -212,7 +212,9 @@ class TestCheckpoints:
     run_state.save()
     advance(run_state)
     network.weights[1].assign([1.0, np.nan, 1.0])
-    with pytest.raises(state.NonFiniteError, match=r"bias.* is not finite after step 4"):
+    with pytest.raises(
+      state.NonFiniteError, match=r"bias.* is not finite after step 4"
+    ):
       run_state.save()
     assert saved(tmp_path) == ["step-3"]
 

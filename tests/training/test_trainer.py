@@ -118,7 +118,7 @@ class TestFolder:
     assert sorted(os.listdir(trained_run)) == sorted(
       [
         *("config.json", "classes.json", "history.json", "best.json", "metrics.csv"),
-        *("checkpoints", "best", "tensorboard", ".lock"),
+        *("checkpoints", "best", "tensorboard", ".lock", "train.log", "training.png"),
       ]
     )
     # Whole ones, and of each of the last two steps one.

@@ -65,10 +65,10 @@ def test_validation_keeps_everything(make_config, half_ignored, monkeypatch, tmp
   class Stop(Exception):
     pass
 
-  def make_strategy():
+  def build_network(*_, **__):
     raise Stop
 
-  monkeypatch.setattr(trainer.replicas, "make_strategy", make_strategy)
+  monkeypatch.setattr(trainer.model_lib, "build_network", build_network)
   original = data_lib.check_objects
 
   def check_objects(dataset, split):
