@@ -70,7 +70,7 @@ def define_model_dir():
 
 
 def define_checkpoint():
-  """Defines --checkpoint, as `training.run.restore` takes it."""
+  """Defines --checkpoint, as `runs.folder.find_checkpoint` takes it."""
   return define_path(
     "checkpoint", "", "Path of a checkpoint, or 'latest'; by default the best."
   )
@@ -89,7 +89,7 @@ def define_replicas():
 
 
 def define_score_threshold():
-  """Defines --score_threshold, as `training.run.load_thresholds` takes it."""
+  """Defines --score_threshold, as `runs.folder.load_thresholds` takes it."""
   return flags.DEFINE_float(
     "score_threshold",
     None,

@@ -50,7 +50,6 @@ __all__ = [
   "changes",
   "default_config",
   "describe",
-  "differences",
   "field_names",
   "load",
   "parse_test_scale",
@@ -179,23 +178,6 @@ def changes(saved: Config, current: Config) -> list[Change]:
       if pair[0] != pair[1]:
         found.append(Change(item.name, *pair, item.may_change))
   return found
-
-
-def differences(saved: Config, current: Config) -> list[str]:
-  """Fields that differ, "section.field: saved -> current", of those that shape a run.
-
-  What may change between two starts of one run is left out: evaluation, where the data
-  lies and whether it is checked.
-  """
-  free = {
-    *("data.root", "data.check_images", "data.service_address"),
-    "train.keep_checkpoints",
-  }
-  return [
-    f"{name}: {before!r} -> {after!r}"
-    for name, before, after, _ in changes(saved, current)
-    if not (name.startswith("eval.") or name in free)
-  ]
 
 
 def _broken_relations(config: Config) -> list[str]:

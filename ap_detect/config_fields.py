@@ -347,7 +347,8 @@ class TrainConfig:
   callbacks: tuple[str, ...] = field(
     (),
     "Keras callbacks to train with, as import paths 'package.module.Name' of classes "
-    "or functions that are called without arguments.",
+    "or functions that are called without arguments. They may watch a training and stop "
+    "it, but not set its learning rate.",
     import_paths,
     may_change=True,
   )

@@ -1,7 +1,9 @@
 """Two CPU devices, a network that builds in no time, and a run that tests share."""
 
 import copy
+import signal
 
+import absl.logging
 import pytest
 import tensorflow as tf
 
@@ -12,6 +14,10 @@ tf.config.set_logical_device_configuration(
   tf.config.list_physical_devices("CPU")[0],
   [tf.config.LogicalDeviceConfiguration()] * 2,
 )
+
+# Shells start background jobs with SIGINT ignored, and so would all tests' processes.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SMALL = {
   "model": {
@@ -101,6 +107,15 @@ def restored_run(trained_run):
   from ap_detect.runs import model as model_lib
 
   return model_lib.restore(trained_run)
+
+
+@pytest.fixture
+def at_info():
+  """Lines of information are logged, as by the scripts."""
+  before = absl.logging.get_verbosity()
+  absl.logging.set_verbosity(absl.logging.INFO)
+  yield
+  absl.logging.set_verbosity(before)
 
 
 @pytest.fixture(scope="session")

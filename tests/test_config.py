@@ -315,22 +315,3 @@ class TestChanges:
       "after": ["a.b"],
       "is_allowed": True,
     }
-
-
-class TestDifferences:
-  def test_names_both_values(self):
-    found = config_lib.differences(
-      resolve({}), resolve({"train.epochs": 3, "model.fpn_channels": 16})
-    )
-    assert found == ["model.fpn_channels: 256 -> 16", "train.epochs: 160 -> 3"]
-
-  def test_what_may_change_between_two_starts(self):
-    changed = resolve(
-      {
-        "data.root": "elsewhere",
-        "data.check_images": False,
-        "train.keep_checkpoints": 5,
-        "eval.batch_size": 1,
-      }
-    )
-    assert config_lib.differences(resolve({}), changed) == []

@@ -50,12 +50,18 @@ SAMPLES = "samples"
 # What a run leaves behind that must not be lost or mixed with another's.
 _RESULTS = (HISTORY, BEST, METRICS, BEST_CHECKPOINTS, TENSORBOARD, "eval")
 _RECORD_KEY = "record/.ATTRIBUTES/py_state"
-_CHECKPOINT_NAME = re.compile(r"(step|epoch)-(\d+)(-validated)?\.index")
+_CHECKPOINT_NAME = re.compile(r"(step|epoch)-(\d+)(-validated)?(?:-(\d+))?\.index")
 
 _WRITTEN_ANEW = "; the training's own command, given again, writes it anew"
 
 # What reading a damaged checkpoint ends in.
 UNREADABLE = (tf.errors.OpError, IndexError, ValueError, AssertionError, OSError)
+# What reading any checkpoint may end in, sound or not.
+UNREACHABLE = (
+  tf.errors.PermissionDeniedError,
+  tf.errors.ResourceExhaustedError,
+  PermissionError,
+)
 
 
 class Classes(NamedTuple):
@@ -159,8 +165,23 @@ def checkpoint_paths(model_dir: str, folder: str = CHECKPOINTS) -> list[str]:
   folder = os.path.join(model_dir, folder)
   names = os.listdir(folder) if os.path.isdir(folder) else []
   found = [match for match in map(_CHECKPOINT_NAME.fullmatch, names) if match]
-  found.sort(key=lambda match: (int(match[2]), bool(match[3])), reverse=True)
+  found.sort(
+    key=lambda match: (int(match[2]), bool(match[3]), int(match[4] or 0)), reverse=True
+  )
   return [os.path.join(folder, match[0][: -len(".index")]) for match in found]
+
+
+def next_name(model_dir: str, folder: str, name: str) -> str:
+  """What to call a checkpoint so that it is newer than others of the same name.
+
+  Example: there is none yet
+    >>> next_name("nowhere", "checkpoints", "step-3")
+    'step-3'
+  """
+  pattern = re.compile(rf"{name}(?:-(\d+))?")
+  names = map(os.path.basename, checkpoint_paths(model_dir, folder))
+  numbers = [int(match[1] or 1) for match in map(pattern.fullmatch, names) if match]
+  return f"{name}-{max(numbers) + 1}" if numbers else name
 
 
 def find_checkpoint(model_dir: str, checkpoint: str = "") -> str:

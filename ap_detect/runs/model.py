@@ -182,6 +182,8 @@ def restore_first(paths, restore_path) -> str:
   for path in paths:
     try:
       restore_path(path)
+    except folder.UNREACHABLE:
+      raise  # it may be sound
     except folder.UNREADABLE as error:
       reason = errors.first_line(error)
       problems.append(

@@ -134,6 +134,8 @@ class TrainingLoop:
       self._callbacks.on_epoch_begin(self._clock.epoch)
       with self._signals.deferred():
         self._run_to_epoch_end(iterator)
+        if self._record.is_epoch_end:
+          self._save()
       self._signals.raise_received()
       if self._record.is_epoch_end:
         self._end_epoch()
@@ -204,8 +206,9 @@ class TrainingLoop:
     return minutes >= self._pace.checkpoint_every_minutes
 
   def _save(self):
-    self._state.save()
-    self._saved, self._saved_at = self._clock, time.monotonic()
+    with self._signals.deferred():
+      self._state.save()
+      self._saved, self._saved_at = self._clock, time.monotonic()
 
   def _read(self):
     """Reads the numbers of all steps since the last time, and tells of them."""
@@ -260,19 +263,17 @@ class TrainingLoop:
     self._last_row = row
 
   def _end_epoch(self):
-    """Validates if it is time, saves, and tells of the epoch."""
+    """Validates if it is time, and tells of the epoch, whose last step is saved."""
     epoch, sums = self._clock.epoch, self._record.epoch_sums
     means = {name: total / count for name, (total, count) in sums.items()}
     if self._last_row:
       self._progress.epoch(epoch, means, self._last_row)
     logs = dict(means)
     if self._is_validation_due(epoch):
-      self._save()
       metrics = self._validate_and_save()
       known = {name: value for name, value in metrics.items() if value is not None}
       logs.update({f"val_{name}": value for name, value in known.items()})
-    else:
-      self._finish_epoch()
+    self._forget_epoch()
     self._speed.restart()
     self._callbacks.on_epoch_end(epoch - 1, logs)
 
@@ -284,9 +285,10 @@ class TrainingLoop:
   def _validate_and_save(self):
     self._progress.validating()
     metrics = self._validate()
-    self._finish_epoch()
+    self._forget_epoch()
+    self._save()
+    self._signals.raise_received()
     return metrics
 
-  def _finish_epoch(self):
+  def _forget_epoch(self):
     self._record.epoch_sums, self._record.is_epoch_end = {}, False
-    self._save()

@@ -197,7 +197,15 @@ def _make_callback(path):
       "train.callbacks must be import paths, package.module.Name, of Keras callbacks "
       f"that can be made without arguments; {path!r}: {error}"
     ) from error
-  if not isinstance(callback, tf.keras.callbacks.Callback):
+  callbacks = tf.keras.callbacks
+  if isinstance(
+    callback, (callbacks.LearningRateScheduler, callbacks.ReduceLROnPlateau)
+  ):
+    raise ValueError(
+      f"train.callbacks: {path} sets the learning rate, which follows train.schedule "
+      "here; callbacks may watch a training and stop it"
+    )
+  if not isinstance(callback, callbacks.Callback):
     raise ValueError(
       f"train.callbacks: {path} must make a tf.keras.callbacks.Callback, got {callback!r}"
     )

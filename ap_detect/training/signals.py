@@ -6,6 +6,9 @@ import contextlib
 import signal
 import sys
 import threading
+import time
+
+_REPEATED_SECONDS = 1.0
 
 
 class StopSignals:
@@ -13,13 +16,15 @@ class StopSignals:
 
   SIGTERM ends the process with status 143 and SIGINT raises KeyboardInterrupt, as
   elsewhere. Within `deferred()` the first of them is only noted, and `raise_received`
-  raises it; a second one raises at once. Outside of the main thread signals are left as
-  they are, and so is a SIGINT that the process was started to ignore.
+  raises it; a second one raises at once, unless it comes with the first, as from a
+  program that signals a process and its group. Outside of the main thread signals are
+  left as they are, and so is a SIGINT that the process was started to ignore.
   """
 
   def __init__(self):
     self._is_deferred = False
     self._received = None
+    self._received_at = 0.0
     self._previous = {}
 
   def __enter__(self):
@@ -35,12 +40,12 @@ class StopSignals:
 
   @contextlib.contextmanager
   def deferred(self):
-    """Within this block signals are noted."""
-    self._is_deferred = True
+    """Within this block, and blocks around it, signals are noted."""
+    before, self._is_deferred = self._is_deferred, True
     try:
       yield
     finally:
-      self._is_deferred = False
+      self._is_deferred = before
 
   @property
   def received(self) -> str:
@@ -53,10 +58,14 @@ class StopSignals:
       self._raise(self._received)
 
   def _handle(self, number, _frame):
-    if self._is_deferred and self._received is None:
-      self._received = number
-    else:
+    is_first = self._received is None
+    if is_first:
+      self._received, self._received_at = number, time.monotonic()
+    if not self._is_deferred or not (is_first or self._is_repeated()):
       self._raise(number)
+
+  def _is_repeated(self):
+    return time.monotonic() - self._received_at < _REPEATED_SECONDS
 
   def _raise(self, number):
     if number == signal.SIGINT:

@@ -165,8 +165,15 @@ class TrainingState:
     """The run's Record, to be read and changed."""
     return self._saved.record
 
-  def save(self) -> str:
+  def save(self, *, is_changed: bool = False) -> str:
     """Saves everything, unless it is saved already; returns the checkpoint's path.
+
+    Of several replicas' own statistics, as of batch norms that are trained, the mean is
+    saved. It becomes every replica's here, so that what goes on is what was saved.
+
+    Args:
+      is_changed: whether the record is another than was saved at the same step, which
+        is then saved again, under another name.
 
     Raises:
       NonFiniteError: a weight is not finite; the checkpoints stay as they are.
@@ -174,15 +181,20 @@ class TrainingState:
     name = f"step-{self.record.clock.step}"
     if self.record.is_validated:
       name += "-validated"
-    path = os.path.join(self._model_dir, folder.CHECKPOINTS, name)
-    if not os.path.exists(f"{path}.index"):
+    next_name = folder.next_name(self._model_dir, folder.CHECKPOINTS, name)
+    if next_name == name or is_changed:
       self._check_weights()
-      self._write(self._everything, folder.CHECKPOINTS, name)
+      self._share_statistics()
+      self._write(self._everything, folder.CHECKPOINTS, next_name)
       self._prune(folder.CHECKPOINTS, self._keep_checkpoints)
-    return path
+    return folder.checkpoint_paths(self._model_dir)[0]
 
   def save_best(self, name: str) -> None:
-    """Saves the weights, beside those of the best validation before."""
+    """Saves the weights, beside those of the best validation before.
+
+    Args:
+      name: of the checkpoint, which no other has.
+    """
     self._write(self._weights, folder.BEST_CHECKPOINTS, name)
     # Two, for the latest state may still name the one before.
     self._prune(folder.BEST_CHECKPOINTS, 2)
@@ -198,6 +210,7 @@ class TrainingState:
     """
     paths = folder.checkpoint_paths(self._model_dir)
     path = model_lib.restore_first(paths, self.restore)
+    self._forget_later_bests()
     for damaged in paths[: paths.index(path)]:
       parent = os.path.join(os.path.dirname(damaged), "damaged")
       os.makedirs(parent, exist_ok=True)
@@ -249,14 +262,32 @@ class TrainingState:
       shutil.rmtree(writing, ignore_errors=True)
 
   def _prune(self, subfolder, number):
-    kept_steps: list[str] = []
+    """Leaves the newest checkpoint of each of the latest steps, and nothing half."""
+    kept: dict[str, str] = {}
     for path in folder.checkpoint_paths(self._model_dir, subfolder):
-      step = os.path.basename(path).removesuffix("-validated")
-      if step in kept_steps or len(kept_steps) == number:
-        for file in reversed(_files_of(path)):
-          os.remove(file)
+      step = "-".join(os.path.basename(path).split("-")[:2])
+      if step in kept or len(kept) == number:
+        _remove(path)
       else:
-        kept_steps.append(step)
+        kept[step] = path
+    parent = os.path.join(self._model_dir, subfolder)
+    for file in os.listdir(parent):
+      name, _, ending = file.partition(".data-")
+      if ending and not os.path.exists(os.path.join(parent, f"{name}.index")):
+        os.remove(os.path.join(parent, file))
+
+  def _forget_later_bests(self):
+    """Removes bests that the restored record does not know: the run makes them again."""
+    best = self.record.best
+    for path in folder.checkpoint_paths(self._model_dir, folder.BEST_CHECKPOINTS):
+      if not best or os.path.basename(path) != best["checkpoint"]:
+        _remove(path)
+
+  def _share_statistics(self):
+    with self._network.distribute_strategy.scope():
+      for weight in self._network.non_trainable_weights:
+        if weight.synchronization == tf.VariableSynchronization.ON_READ:
+          weight.assign(weight.read_value())
 
   def _check_weights(self):
     weights = self._network.weights
@@ -283,6 +314,12 @@ def _flush(path):
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def _remove(path):
+  """Deletes a checkpoint, its index first, without which it is none."""
+  for file in reversed(_files_of(path)):
+    os.remove(file)
 
 
 def _files_of(path):

@@ -70,20 +70,21 @@ class Feed:
       "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
     }
     self._rate = tf.Variable(0.0, name="learning_rate", **options)
-    self._seed = tf.Variable([0, 0], name="mask_seed", **options)
+    # Not int32, which TensorFlow keeps on the host, where a GPU's compiled step cannot
+    # read it.
+    self._seed = tf.Variable(tf.zeros([2], tf.int64), name="mask_seed", **options)
     self.learning_rate = _FedRate(self._rate)
 
   def set(self, rate, seed, step):
     """Sets the learning rate [] float32, and what masks are drawn from [] int32."""
     self._rate.assign(rate)
-    self._seed.assign(tf.stack([seed, step]))
+    self._seed.assign(tf.cast(tf.stack([seed, step]), tf.int64))
 
   def draw_seed(self):
     """[2] int32 for the random masks of this replica and step."""
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
-    return tf.stack(
-      [self._seed[0] + 1_000_003 * tf.cast(replica, tf.int32), self._seed[1]]
-    )
+    seed, step = tf.unstack(tf.cast(self._seed, tf.int32))
+    return tf.stack([seed + 1_000_003 * tf.cast(replica, tf.int32), step])
 
 
 class TrainingStep:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 
 import tensorflow as tf
 from absl import logging
@@ -52,10 +53,13 @@ def train(config, model_dir, *, strategy=None):
   with lock_lib.lock(model_dir), logs.kept(model_dir), signals.StopSignals() as stops:
     strategy = strategy or replicas.make_strategy()  # before TensorFlow does anything
     is_new = folder.is_unused(model_dir)
+    record = None if is_new else _read_newest_record(model_dir)
+    if record:
+      check_changes(model_dir, record, config)
     train_set, val_set = _open_data(config)
     classes = folder.Classes(train_set.class_names, tuple(train_set.category_ids))
-    if not is_new:
-      check_changes(model_dir, config, classes)
+    if record:
+      check_classes(model_dir, record, classes)
     if config.train.deterministic:
       tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.train.seed)
@@ -89,11 +93,15 @@ def train(config, model_dir, *, strategy=None):
         evaluation.Evaluator(network, config, strategy),
         val_set,
         writer,
-        epochs=config.train.epochs,
+        config,
       )
       if not is_new:
-        _keep_best_comparable(run_state, validator, config, restored_from)
-        _enter_changes(run_state, config, strategy, len(train_set.records))
+        is_changed = _bring_best_up_to_date(run_state, validator, restored_from)
+        is_changed |= _enter_changes(
+          run_state, config, strategy, len(train_set.records)
+        )
+        if is_changed:
+          run_state.save(is_changed=True)
       run_state.write_views()
       _make_loop(
         config,
@@ -119,23 +127,14 @@ def _open_data(config):
   return train_set, val_set
 
 
-def check_changes(model_dir, config, classes):
+def check_changes(model_dir, record, config):
   """Raises ValueError where a start would change in a run what must not change.
 
   Args:
-    model_dir: folder of a run with at least one checkpoint.
+    model_dir: the run's folder.
+    record: the run's record, as runs.folder.read_record gives it.
     config: Config of the start.
-    classes: folder.Classes of its data.
   """
-  record = _read_newest_record(model_dir)
-  if record is None:
-    return  # no checkpoint can be read, which restoring reports
-  saved = folder.Classes.from_json(record["classes"])
-  if saved != classes:
-    raise ValueError(
-      f"{model_dir} holds a run with {len(saved.names)} classes {saved}, but the data "
-      f"now has {len(classes.names)} classes {classes}; {_START_ANEW.format(model_dir)}"
-    )
   changes = config_lib.changes(config_lib.resolve(record["config"]), config)
   refused = [
     f"{change.name}: {change.before!r} -> {change.after!r}"
@@ -151,6 +150,16 @@ def check_changes(model_dir, config, classes):
     )
 
 
+def check_classes(model_dir, record, classes):
+  """As `check_changes`, for the folder.Classes of the start's data."""
+  saved = folder.Classes.from_json(record["classes"])
+  if saved != classes:
+    raise ValueError(
+      f"{model_dir} holds a run with {len(saved.names)} classes {saved}, but the data "
+      f"now has {len(classes.names)} classes {classes}; {_START_ANEW.format(model_dir)}"
+    )
+
+
 _START_ANEW = (
   "start a new run from its weights: the same command with --model_dir=<another folder> "
   "--config.model.initial_checkpoint={}"
@@ -158,6 +167,7 @@ _START_ANEW = (
 
 
 def _read_newest_record(model_dir):
+  """The record of the newest checkpoint that can be read; None for none."""
   for path in folder.checkpoint_paths(model_dir):
     try:
       return folder.read_record(path)
@@ -282,19 +292,19 @@ def _monitor(model_dir, step):
     metrics_file.close()
 
 
-def _keep_best_comparable(run_state, validator, config, restored_from):
-  """Has the best checkpoint judged by the settings that later ones will be judged by."""
-  record = run_state.record
-  before = config_lib.resolve(record.config)
-  if not record.best or validation.is_judged_alike(before, config):
-    return
-  best = validator.judge_best_again()
-  run_state.restore(restored_from)
+def _bring_best_up_to_date(run_state, validator, restored_from):
+  """Has the record's best be there, and judged as later ones will be; whether it was not."""
+  before = run_state.record.best
+  best = validator.judge_best()
+  if best is before:
+    return False
+  run_state.restore(restored_from)  # its weights, after those of the best
   run_state.record.best = best
+  return True
 
 
 def _enter_changes(run_state, config, strategy, split_size):
-  """Takes over what this start changes, and says so and where the run is."""
+  """Takes over what this start changes, says so and where the run is; whether it does."""
   record, clock = run_state.record, run_state.record.clock
   before = config_lib.resolve(record.config)
   changes = {
@@ -316,18 +326,19 @@ def _enter_changes(run_state, config, strategy, split_size):
   if changes:
     record.changes.append({"step": clock.step, "changes": changes})
   epochs = config.train.epochs
-  if clock.epochs_done >= epochs:
+  if clock.epochs_done >= epochs and record.is_validated:
     logging.info(
       "this run is finished: %.2f of %d epochs are done. To train on, give more: "
       "--config.train.epochs=%d",
-      *(clock.epochs_done, epochs, 2 * epochs),
+      *(clock.epochs_done, epochs, 2 * math.ceil(clock.epochs_done)),
     )
-    return
+    return bool(changes)
   rate = _make_schedule(config.train, clock)(clock.epochs_done, clock.images)
   logging.info(
     "continuing at step %d, epoch %.2f of %d, learning rate %.3g",
     *(clock.step, clock.epochs_done, epochs, rate),
   )
+  return bool(changes)
 
 
 def _tell_end(record, epochs):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import zlib
 
 import numpy as np
 import tensorflow as tf
 from absl import logging
 
+from ap_detect import errors
 from ap_detect.runs import folder
 from ap_detect.training import evaluation_files, monitoring
 
@@ -26,30 +29,37 @@ class Validator:
     evaluator: evaluation.Evaluator of the network that is trained.
     dataset: DetectionDataset to validate on.
     writer: tf.summary writer.
-    epochs: of the whole training.
+    config: Config.
   """
 
-  def __init__(self, model_dir, state, evaluator, dataset, writer, *, epochs):
+  def __init__(self, model_dir, state, evaluator, dataset, writer, config):
     self._model_dir = model_dir
     self._state = state
     self._evaluator = evaluator
     self._dataset = dataset
     self._writer = writer
-    self._epochs = epochs
+    self._epochs = config.train.epochs
+    self._judged_by = _judged_by(config, dataset)
 
   def validate(self):
     """Metrics by name; the caller saves the state, whose record they are in."""
     evaluation, found, results = self._evaluator.evaluate(self._dataset)
     record, metrics = self._state.record, evaluation.metrics
     epoch = record.clock.epoch
-    validation = {"epoch": epoch, "step": record.clock.step, **_judgement(evaluation)}
-    record.validation = validation
+    record.validation = {
+      "epoch": epoch,
+      "step": record.clock.step,
+      **self._judgement(evaluation),
+    }
     record.history.append({"epoch": epoch, "step": record.clock.step, **metrics})
     before = record.best["metrics"]["AP"] if record.best else -1.0
     is_best = metrics["AP"] > before
     if is_best:
-      record.best = {"checkpoint": f"epoch-{epoch}", **validation}
-      self._state.save_best(f"epoch-{epoch}")
+      name = folder.next_name(
+        self._model_dir, folder.BEST_CHECKPOINTS, f"epoch-{epoch}"
+      )
+      record.best = {"checkpoint": name, **record.validation}
+      self._state.save_best(name)
     self._state.write_views()
     self._write_summaries(evaluation, found, results)
     logging.info(
@@ -59,27 +69,46 @@ class Validator:
     )
     return metrics
 
-  def judge_best_again(self):
-    """The record's `best`, evaluated by the present settings; None if it is gone.
+  def judge_best(self):
+    """The record's `best` as later validations will be judged.
 
-    The network has the best checkpoint's weights afterwards.
+    That is None where its checkpoint is gone, and itself where nothing changed. Where the
+    settings of `eval` or the validation split did, the best is evaluated again, and the
+    network has its weights afterwards.
     """
-    record = self._state.record
-    name = record.best["checkpoint"]
-    path = os.path.join(self._model_dir, folder.BEST_CHECKPOINTS, name)
+    best = self._state.record.best
+    if not best:
+      return None
+    path = self._best_path(best["checkpoint"])
     try:
+      folder.read_record(path)
+      if best["judged_by"] == self._judged_by:
+        return best
       self._state.restore_weights(path)
     except folder.UNREADABLE as error:
-      logging.warning("the best checkpoint, %s, is lost: %s", path, error)
+      logging.warning(
+        "the best checkpoint, %s, is lost (%s); the best of the validations from here on "
+        "takes its place",
+        *(path, errors.first_line(error)),
+      )
       return None
     evaluation, _, _ = self._evaluator.evaluate(self._dataset)
-    before = record.best["metrics"]["AP"]
     logging.info(
-      "best checkpoint %s evaluated again by the changed eval settings: AP %.3f, before "
-      "%.3f",
-      *(name, evaluation.metrics["AP"], before),
+      "best checkpoint %s evaluated again, for the settings or images of validation "
+      "changed: AP %.3f, before %.3f",
+      *(best["checkpoint"], evaluation.metrics["AP"], best["metrics"]["AP"]),
     )
-    return {**record.best, **_judgement(evaluation)}
+    return {**best, **self._judgement(evaluation)}
+
+  def _judgement(self, evaluation):
+    return {
+      "metrics": evaluation.metrics,
+      "score_thresholds": evaluation.score_thresholds.to_json(),
+      "judged_by": self._judged_by,
+    }
+
+  def _best_path(self, name):
+    return os.path.join(self._model_dir, folder.BEST_CHECKPOINTS, name)
 
   def _write_summaries(self, evaluation, found, results):
     dataset, thresholds = self._dataset, evaluation.score_thresholds
@@ -100,21 +129,16 @@ class Validator:
     monitoring.write_chart(self._model_dir, self._state.record.history)
 
 
-def is_judged_alike(config, other) -> bool:
-  """Whether validations under two Configs are of the same settings."""
-  one, two = (
-    {
-      name: value
-      for name, value in dataclasses.asdict(each.eval).items()
-      if name not in _FREE_FIELDS
-    }
-    for each in (config, other)
-  )
-  return one == two
-
-
-def _judgement(evaluation):
-  return {
-    "metrics": evaluation.metrics,
-    "score_thresholds": evaluation.score_thresholds.to_json(),
+def _judged_by(config, dataset):
+  """What validations must have in common to be compared, as JSON has it."""
+  settings = dataclasses.asdict(config.eval)
+  for name in _FREE_FIELDS:
+    del settings[name]
+  ids = ",".join(str(record.image_id) for record in dataset.records)
+  judged_by = {
+    "eval": settings,
+    "images": len(dataset.records),
+    "ids": zlib.crc32(ids.encode()),
+    "objects": sum(len(record.boxes) for record in dataset.records),
   }
+  return json.loads(json.dumps(judged_by))

@@ -1,6 +1,8 @@
 """The loop by its clock, with a step, a state and a validation that only take notes."""
 
 import contextlib
+import os
+import signal
 import types
 
 import numpy as np
@@ -120,7 +122,7 @@ def test_an_epoch_by_hand():
   notes = Notes(state.Clock(SPLIT))
   run(notes, validate_every_epochs=2, epochs=3)
   assert kinds(notes, "save", "validate") == [
-    ("save", "5"),
+    ("save", "5*"),
     ("save", "10*"),
     ("validate", 2),
     ("save", "10v"),
@@ -291,9 +293,6 @@ def test_saves_by_the_minute(monkeypatch):
 
 
 def test_signal_saves_after_the_step(monkeypatch):
-  import os
-  import signal
-
   notes = Notes(state.Clock(SPLIT))
   step = notes.step
 
@@ -309,3 +308,46 @@ def test_signal_saves_after_the_step(monkeypatch):
   assert stopped.value.code == 143
   assert notes.said[-1] == ("save", "3")
   assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_signal_while_saving_at_the_end_of_an_epoch(number):
+  """The save before and after the validation: it is finished, then the run stops."""
+  notes = Notes(state.Clock(SPLIT))
+  save = notes.save
+  saves = []
+
+  def interrupted():
+    saves.append(notes.record.clock.step)
+    if len(saves) == number:
+      os.kill(os.getpid(), signal.SIGTERM)
+    save()  # not reached if the signal is raised at once
+
+  notes.save = interrupted
+  with signals.StopSignals() as stop_signals, pytest.raises(SystemExit):
+    run(notes, stop_signals=stop_signals)
+  assert kinds(notes, "save")[-1] == ("save", ["5*", "5v"][number - 1])
+  assert len(saves) == number
+
+
+class TestStopSignals:
+  def test_a_repeated_one_is_the_same(self, monkeypatch):
+    """As GNU timeout sends it: to the process, and at once to its group."""
+    now = [0.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    with signals.StopSignals() as stops:
+      with stops.deferred():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with stops.deferred():
+          pass
+        assert stops.received == "SIGTERM"
+        now[0] = 5.0
+        with pytest.raises(SystemExit):  # somebody is in a hurry
+          os.kill(os.getpid(), signal.SIGTERM)
+      with pytest.raises(SystemExit):
+        stops.raise_received()
+
+  def test_ctrl_c_outside_of_steps(self):
+    with signals.StopSignals(), pytest.raises(KeyboardInterrupt):
+      os.kill(os.getpid(), signal.SIGINT)

@@ -135,6 +135,7 @@ class TestCallbacks:
       ("Tracker", "package.module.Name"),
       ("tensorflow.keras.callbacks.LambdaCallback.set_model", "LambdaCallback"),
       ("training.test_monitoring.make_nothing", "must make a tf.keras.callbacks"),
+      ("tensorflow.keras.callbacks.ReduceLROnPlateau", "follows train.schedule"),
     ],
   )
   def test_what_is_none(self, path, said):

@@ -84,7 +84,6 @@ def show(monkeypatch, now, columns, *, epochs=120):
     console = logs._Console(0)
     monkeypatch.setattr(absl.logging.get_absl_logger(), "handlers", [console])
     monkeypatch.setattr(absl.logging.get_absl_logger(), "propagate", False)
-    monkeypatch.setattr(absl.logging.get_absl_logger(), "level", 20)
     bar = progress.make_progress(epochs)
     bar.starting(11.0)
     for step in range(1, 11):
@@ -103,7 +102,7 @@ def show(monkeypatch, now, columns, *, epochs=120):
 
 
 @pytest.mark.parametrize("columns", [20, 40, 80, 81, 100, 160])
-def test_bar_fits_and_lines_stand_above_it(columns, monkeypatch, now):
+def test_bar_fits_and_lines_stand_above_it(columns, monkeypatch, now, at_info):
   said = show(monkeypatch, now, columns)
   lines = terminals.written_lines(said)
   is_logged = [bool(re.match(r"\d\d:\d\d:\d\d ", line)) for line in lines]

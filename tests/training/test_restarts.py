@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from ap_detect.data import shapes
+from ap_detect.runs import data as data_lib
 from ap_detect.runs import folder
 from ap_detect.runs import model as model_lib
 from ap_detect.runs.files import read_json
@@ -253,13 +254,13 @@ class TestWhatMayChange:
     assert max(rates) <= 1e-4
 
 
-class TestEvaluationSettings:
+class TestTheBest:
   def test_best_is_judged_again(self, base, run_dir, monkeypatch, said):
     """Finding: APs of different settings were compared."""
     old = read_json(f"{run_dir}/best.json")
     config = base({"eval.max_detections": 1, "train.learning_rate": 1e-9})
     trainer.train(config, run_dir)
-    assert any("evaluated again by the changed eval settings" in line for line in said)
+    assert any("evaluated again, for the settings" in line for line in said)
     best = read_json(f"{run_dir}/best.json")
     again = evaluation_files.evaluate_run(
       run_dir
@@ -268,6 +269,41 @@ class TestEvaluationSettings:
     assert best["metrics"]["AR100"] != old["metrics"]["AR100"]
     assert folder.load_config(run_dir).eval.max_detections == 1
     assert len(read_rows(run_dir)) == 16
+
+  def test_once_in_a_finished_run_too(self, trained_run, make_config, tmp_path, said):
+    model_dir = str(tmp_path / "run")
+    shutil.copytree(trained_run, model_dir)
+    changes = {"train.classification_loss": "ap_loss", "eval.max_detections": 5}
+    for times in (1, 0):
+      said.clear()
+      trainer.train(make_config(changes), model_dir)
+      assert sum("evaluated again" in line for line in said) == times
+    record = folder.read_record(folder.checkpoint_paths(model_dir)[0])
+    assert record["config"]["eval"]["max_detections"] == 5
+    assert record["changes"] == read_json(f"{model_dir}/changes.json")
+    assert record["best"] == read_json(f"{model_dir}/best.json")
+
+  def test_other_images_to_validate_on(self, base, run_dir, monkeypatch, said):
+    """As where data.root is another folder, or invalid annotations are left out."""
+    open_split = data_lib.open_split
+
+    def without_one(config, split, class_names=()):
+      found = open_split(config, split, class_names)
+      records = found.records[:-1] if split == "val" else found.records
+      return dataclasses.replace(found, records=records)
+
+    monkeypatch.setattr(data_lib, "open_split", without_one)
+    trainer.train(base(), run_dir)
+    assert any("images of validation changed" in line for line in said)
+
+  def test_lost(self, base, run_dir, said):
+    """Later validations had to beat a checkpoint that was gone, and it stayed the best."""
+    shutil.rmtree(f"{run_dir}/best")
+    trainer.train(base({"train.learning_rate": 1e-9}), run_dir)
+    assert any("the best checkpoint" in line and "is lost" in line for line in said)
+    best = read_json(f"{run_dir}/best.json")
+    assert best["epoch"] == 4
+    assert os.path.exists(f"{run_dir}/best/{best['checkpoint']}.index")
 
   def test_speed_alone_changes_nothing(self, base, run_dir, said):
     trainer.train(base({"eval.batch_size": 2, "eval.num_pictures": 1}), run_dir)

@@ -7,22 +7,12 @@ import shlex
 import subprocess
 import sys
 
-import absl.logging
 import pytest
 import terminals
 from training import commands
 
 from ap_detect import charts
 from ap_detect.training import trainer, validation
-
-
-@pytest.fixture
-def at_info():
-  """Lines of information are logged, as by the scripts."""
-  before = absl.logging.get_verbosity()
-  absl.logging.set_verbosity(absl.logging.INFO)
-  yield
-  absl.logging.set_verbosity(before)
 
 
 def test_log_and_chart_over_restarts(
@@ -35,7 +25,7 @@ def test_log_and_chart_over_restarts(
     charts, "training_picture", lambda *parts: drawn.append(parts) or draw(*parts)
   )
   # The other pictures take longer than the training.
-  monkeypatch.setattr(validation.evaluation_lib, "draw_charts", lambda *_: {})
+  monkeypatch.setattr(validation.evaluation_files, "draw_charts", lambda *_: {})
   monkeypatch.setattr(validation, "NUM_TENSORBOARD_IMAGES", 0)
 
   def train(**changes):

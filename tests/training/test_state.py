@@ -218,8 +218,91 @@ class TestCheckpoints:
       run_state.save()
     assert saved(tmp_path) == ["step-3"]
 
+  def test_a_changed_record_is_saved_again(self, tmp_path):
+    """What a start changes in a run that has no step left."""
+    run_state, _ = make_state(tmp_path)
+    run_state.save()
+    run_state.record.replicas = 5
+    assert os.path.basename(run_state.save()) == "step-3"  # nothing is written
+    for replicas in (2, 3):
+      run_state.record.replicas = replicas
+      run_state.save(is_changed=True)
+      assert len(saved(tmp_path)) == 1  # in the place of the one before
+    other, _ = make_state(tmp_path)
+    other.restore_latest()
+    assert other.record.replicas == 3
+
+  def test_one_that_may_not_be_read_is_not_given_up(self, tmp_path, monkeypatch):
+    run_state, _ = make_state(tmp_path)
+    run_state.save()
+    advance(run_state)
+    run_state.save()
+
+    def forbidden(path):
+      raise tf.errors.PermissionDeniedError(None, None, path)
+
+    monkeypatch.setattr(run_state, "restore", forbidden)
+    with pytest.raises(tf.errors.PermissionDeniedError):
+      run_state.restore_latest()
+    assert saved(tmp_path) == ["step-4", "step-3"]
+
+  def test_half_of_a_checkpoint_goes(self, tmp_path):
+    run_state, _ = make_state(tmp_path)
+    path = run_state.save()
+    os.remove(f"{path}.index")  # killed while it was removed
+    advance(run_state)
+    run_state.save()
+    names = os.listdir(tmp_path / "checkpoints")
+    assert sorted(names) == ["step-4.data-00000-of-00001", "step-4.index"]
+
+
+def test_replicas_go_on_with_the_statistics_that_are_saved(tmp_path, make_strategy):
+  """Those of batch norms that are trained are each replica's own."""
+  strategy = make_strategy(2)
+  with strategy.scope():
+    network = tf.keras.Sequential(
+      [tf.keras.layers.BatchNormalization(input_shape=(1,))]
+    )
+    optimizer = optimizers.make_optimizer("sgd", step.Feed().learning_rate)
+    optimizers.create_state(optimizer, network.trainable_variables)
+  mean = network.layers[0].moving_mean
+
+  @tf.function
+  def update():
+    def in_replica():
+      replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+      mean.assign([tf.cast(replica, tf.float32)])
+
+    strategy.run(in_replica)
+
+  update()
+  values = [
+    float(value.numpy()[0]) for value in strategy.experimental_local_results(mean)
+  ]
+  assert values == [0.0, 1.0]
+  record = make_record(validation=None)
+  state.TrainingState(
+    str(tmp_path), network, optimizer, record, keep_checkpoints=2
+  ).save()
+  values = [
+    float(value.numpy()[0]) for value in strategy.experimental_local_results(mean)
+  ]
+  assert values == [0.5, 0.5]
+
 
 class TestBest:
+  def test_those_of_a_time_that_is_given_up_go(self, tmp_path):
+    """The run went on from before them: they must not take the places of new ones."""
+    run_state, _ = make_state(tmp_path)
+    run_state.save_best("epoch-1")
+    run_state.save()
+    run_state.save_best("epoch-9")
+    other, _ = make_state(tmp_path)
+    run_state.record.best["checkpoint"] = "epoch-9"
+    other.restore_latest()
+    assert other.record.best["checkpoint"] == "epoch-1"
+    assert saved(tmp_path, "best") == ["epoch-1"]
+
   def test_two_stay_with_their_records(self, tmp_path):
     run_state, network = make_state(tmp_path)
     for epoch in (1, 2, 10):

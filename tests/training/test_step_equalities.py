@@ -145,6 +145,9 @@ def test_compiled_equals_uncompiled_after_20_steps(
   for _, _, training_step in found.values():
     assert training_step._execute.experimental_get_tracing_count() == 1
   assert not compiled_functions(found["never"][2])
+  # TensorFlow keeps int32 variables on the host, where a GPU's compiled step cannot read.
+  (concrete,) = found["always"][2]._execute._list_all_concrete_functions()
+  assert "int32" not in {variable.dtype.name for variable in concrete.variables}
   names = compiled_functions(found["always"][2])
   assert any("forward_rank_backward" in name for name in names)
   assert not any("update" in name or "optimizer" in name.lower() for name in names)

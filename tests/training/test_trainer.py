@@ -245,15 +245,15 @@ class TestResume:
 
 class TestCheckChanges:
   @pytest.fixture
-  def classes(self, uninterrupted):
-    return folder.load_classes(uninterrupted)
+  def record(self, uninterrupted):
+    return folder.read_record(folder.checkpoint_paths(uninterrupted)[0])
 
-  def test_what_may_change(self, make_config, uninterrupted, classes):
-    trainer.check_changes(uninterrupted, make_config(), classes)
+  def test_what_may_change(self, make_config, uninterrupted, record):
+    trainer.check_changes(uninterrupted, record, make_config())
     changes = {"eval.batch_size": 2, "train.learning_rate": 0.5, "train.epochs": 9}
-    trainer.check_changes(uninterrupted, make_config(changes), classes)
+    trainer.check_changes(uninterrupted, record, make_config(changes))
 
-  def test_another_config_lists_what_differs(self, make_config, uninterrupted, classes):
+  def test_another_config_lists_what_differs(self, make_config, uninterrupted, record):
     other = make_config(
       {
         "train.momentum": 0.5,
@@ -262,7 +262,7 @@ class TestCheckChanges:
       }
     )
     with pytest.raises(ValueError) as caught:
-      trainer.check_changes(uninterrupted, other, classes)
+      trainer.check_changes(uninterrupted, record, other)
     message = str(caught.value)
     assert uninterrupted in message
     assert "train.momentum: 0.9 -> 0.5" in message
@@ -286,16 +286,17 @@ class TestCheckChanges:
     assert read_all() == before
     assert folder.load_config(uninterrupted) == make_config()
 
-  def test_other_classes(self, make_config, uninterrupted, classes):
+  def test_other_classes(self, make_config, uninterrupted, record):
+    classes = folder.load_classes(uninterrupted)
     others = folder.Classes(("cow", *classes.names), (*classes.category_ids, 7))
     with pytest.raises(ValueError, match=r"6 classes .* now has 7 classes .*cow"):
-      trainer.check_changes(uninterrupted, make_config(), others)
+      trainer.check_classes(uninterrupted, record, others)
     others = folder.Classes(classes.names[::-1], classes.category_ids)
     with pytest.raises(ValueError, match="--model_dir"):
-      trainer.check_changes(uninterrupted, make_config(), others)
+      trainer.check_classes(uninterrupted, record, others)
     others = classes._replace(category_ids=(1, 2, 3, 4, 5, 7))
     with pytest.raises(ValueError, match="--model_dir"):
-      trainer.check_changes(uninterrupted, make_config(), others)
+      trainer.check_classes(uninterrupted, record, others)
 
 
 def _nearly_equal(found, expected):
