@@ -7,7 +7,7 @@ show something. What differs from the paper is what training from scratch in so 
 time wants: Adam with a cosine rate, He-initialised heads of 64 channels, batch
 normalisation that is trained, square anchors from 16 px on (the objects' boxes are nearly
 square and take 16 % to 60 % of the picture's side).
-Cost: about 8 minutes on 2 CPU cores.
+Cost: 6 minutes of processor time; 4 to 8 minutes on 2 CPU cores.
 Result: see "Results" in README.md, with focal loss beside it
 (--config.train.classification_loss=focal_loss).
 """

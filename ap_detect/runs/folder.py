@@ -1,7 +1,8 @@
 """A run's folder: what it holds, and how it is opened again.
 
 checkpoints/      the latest states of the run: step-<n> and, once validated,
-                  step-<n>-validated; weights, optimiser and the record, see training/state.py
+                  step-<n>-validated; weights, optimiser and the record, see
+                  training/state.py. damaged/ in it has those that could not be read
 best/             weights and record of the best validation, epoch-<n>
 
 Everything else follows from the latest state's record, and is written anew from it when
