@@ -67,9 +67,6 @@ class Config:
   train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
   eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
 
-  def to_json(self) -> str:
-    return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-
 
 SECTIONS = {
   "model": ModelConfig,

@@ -7,8 +7,8 @@ import itertools
 import tensorflow as tf
 
 from ap_detect.runs import model as model_lib
-from ap_detect.training import optimizers, trainer
 from ap_detect.training import step as step_lib
+from ap_detect.training import trainer
 
 # Trains so little that no loss diverges on noise.
 _LEARNING_RATE = 1e-6
@@ -26,17 +26,10 @@ def make_step(config, num_classes, strategy):
     Function of a batch, as the strategy's distributed datasets give it. It does one
     step, waits for it, and returns its total loss.
   """
-  train = config.train
   with strategy.scope():
     network = model_lib.build_network(config, num_classes, pretrained=False)
     feed = step_lib.Feed()
-    optimizer = optimizers.make_optimizer(
-      train.optimizer,
-      feed.learning_rate,
-      momentum=train.momentum,
-      weight_decay=train.weight_decay,
-    )
-    optimizers.create_state(optimizer, network.trainable_variables)
+    optimizer = trainer.make_optimizer(config.train, feed, network)
     step = trainer.make_step(config, network, optimizer, feed, strategy)
   numbers = itertools.count()
 

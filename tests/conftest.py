@@ -110,6 +110,21 @@ def restored_run(trained_run):
 
 
 @pytest.fixture
+def hear(monkeypatch):
+  """Function of levels, "info" or "warning", to the list of what is logged at them."""
+
+  def listen(*levels):
+    lines = []
+    for level in levels:
+      monkeypatch.setattr(
+        absl.logging, level, lambda text, *parts: lines.append(text % parts)
+      )
+    return lines
+
+  return listen
+
+
+@pytest.fixture
 def at_info():
   """Lines of information are logged, as by the scripts."""
   before = absl.logging.get_verbosity()

@@ -58,9 +58,11 @@ class TestConfigFlag:
   def test_overrides(self, tmp_path):
     script = tmp_path / "show.py"
     script.write_text(
+      "import dataclasses, json\n"
       "from ap_detect import command_line, config\n"
       "flag = command_line.define_config('configs/shapes.py')\n"
-      "command_line.run(lambda _: print(config.resolve(flag.value).to_json()))\n"
+      "fields = lambda: dataclasses.asdict(config.resolve(flag.value))\n"
+      "command_line.run(lambda _: print(json.dumps(fields())))\n"
     )
     done = run_python(
       str(script),

@@ -149,15 +149,6 @@ class TestChatter:
     assert (done.stdout, done.stderr) == ("6\n", "")
 
 
-@pytest.fixture
-def at_info():
-  """Lines of information are logged, as by the scripts."""
-  before = absl.logging.get_verbosity()
-  absl.logging.set_verbosity(absl.logging.INFO)
-  yield
-  absl.logging.set_verbosity(before)
-
-
 @pytest.mark.usefixtures("at_info")
 class TestKept:
   def test_over_starts(self, tmp_path):

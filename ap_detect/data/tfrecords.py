@@ -71,10 +71,11 @@ def write_tfrecords(data, output_dir, name, *, shard_bytes=SHARD_BYTES):
   os.makedirs(output_dir, exist_ok=True)
   stem = os.path.join(output_dir, name)
   places, sizes = _write_shards(data, stem, shard_bytes)
-  with errors.naming(index_path), open(f"{index_path}.tmp", "w") as file:
+  temporary_index = f"{index_path}.tmp"
+  with errors.naming(index_path), open(temporary_index, "w", encoding="utf-8") as file:
     json.dump(_to_index(data, places, sizes), file)
   paths = [*(_shard_path(stem, k, len(sizes)) for k in range(len(sizes))), index_path]
-  temporary = [*(_temporary(stem, k) for k in range(len(sizes))), f"{index_path}.tmp"]
+  temporary = [*(_temporary(stem, k) for k in range(len(sizes))), temporary_index]
   for source, path in zip(temporary, paths):
     os.replace(source, path)
   return paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import numpy as np
@@ -123,15 +124,10 @@ def write_samples(config, model_dir, num_images=8):
   Returns:
     Path of their folder; "" for data that lies on disk.
   """
-  data = config.data
-  if data.format != "shapes":
+  if config.data.format != "shapes":
     return ""
-  dataset = shapes.make_shapes(
-    "test",
-    num_images=num_images,
-    image_size_px=data.shapes_size_px,
-    seed=data.shapes_seed,
-  )
+  data = dataclasses.replace(config.data, shapes_val_images=num_images)
+  dataset = _read_split(data, "test", ())
   samples = os.path.join(model_dir, folder.SAMPLES)
   os.makedirs(samples, exist_ok=True)
   for record in dataset.records:

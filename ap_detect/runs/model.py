@@ -152,7 +152,7 @@ def restore(model_dir: str, checkpoint: str = "", *, strategy=None) -> RestoredR
   if path not in candidates or checkpoint not in ("", "latest"):
     candidates = [path]
   try:
-    path = restore_first(candidates, lambda path: _restore_network(network, path))
+    path = restore_first(candidates, lambda path: restore_network(network, path))
   except ValueError as error:
     others = folder.list_checkpoints(model_dir, but=path)
     raise ValueError(f"{error}{others if candidates == [path] else ''}") from error
@@ -160,7 +160,8 @@ def restore(model_dir: str, checkpoint: str = "", *, strategy=None) -> RestoredR
   return RestoredRun(config, classes, network, strategy, path)
 
 
-def _restore_network(network, path):
+def restore_network(network, path: str) -> None:
+  """Gives a network all its weights from a checkpoint, or raises one of UNREADABLE."""
   status = tf.train.Checkpoint(network=network).read(path)
   status.assert_existing_objects_matched().expect_partial()
 

@@ -268,12 +268,12 @@ class TrainingLoop:
     means = {name: total / count for name, (total, count) in sums.items()}
     if self._last_row:
       self._progress.epoch(epoch, means, self._last_row)
+    self._record.epoch_sums, self._record.is_epoch_end = {}, False
     logs = dict(means)
     if self._is_validation_due(epoch):
       metrics = self._validate_and_save()
       known = {name: value for name, value in metrics.items() if value is not None}
       logs.update({f"val_{name}": value for name, value in known.items()})
-    self._forget_epoch()
     self._speed.restart()
     self._callbacks.on_epoch_end(epoch - 1, logs)
 
@@ -285,10 +285,6 @@ class TrainingLoop:
   def _validate_and_save(self):
     self._progress.validating()
     metrics = self._validate()
-    self._forget_epoch()
     self._save()
     self._signals.raise_received()
     return metrics
-
-  def _forget_epoch(self):
-    self._record.epoch_sums, self._record.is_epoch_end = {}, False

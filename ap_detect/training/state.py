@@ -224,8 +224,7 @@ class TrainingState:
 
   def restore_weights(self, path: str) -> None:
     """Restores the weights alone."""
-    status = tf.train.Checkpoint(network=self._network).read(path)
-    status.assert_existing_objects_matched().expect_partial()
+    model_lib.restore_network(self._network, path)
 
   def write_views(self) -> None:
     """Writes the readable files that follow from the record, see runs/folder.py."""
@@ -291,7 +290,8 @@ class TrainingState:
 
   def _check_weights(self):
     weights = self._network.weights
-    for weight, is_finite in zip(weights, _are_finite(weights).numpy()):
+    values = [tf.convert_to_tensor(weight) for weight in weights]
+    for weight, is_finite in zip(weights, _are_finite(values).numpy()):
       if not is_finite:
         raise NonFiniteError(
           f"{weight.name} is not finite after step {self.record.clock.step}; training "
@@ -300,12 +300,8 @@ class TrainingState:
 
 
 @tf.function(autograph=False)
-def _all_finite(values):
+def _are_finite(values):
   return tf.stack([tf.reduce_all(tf.math.is_finite(value)) for value in values])
-
-
-def _are_finite(weights):
-  return _all_finite([tf.convert_to_tensor(weight) for weight in weights])
 
 
 def _flush(path):

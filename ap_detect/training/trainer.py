@@ -68,7 +68,7 @@ def train(config, model_dir, *, strategy=None):
     with strategy.scope():
       network = _build_network(config, len(classes.names), is_new)
       feed = step_lib.Feed()
-      optimizer = _make_optimizer(config.train, feed, network)
+      optimizer = make_optimizer(config.train, feed, network)
       step = make_step(config, network, optimizer, feed, strategy)
     callbacks = monitoring.make_callbacks(
       config.train.callbacks, network, epochs=config.train.epochs
@@ -188,7 +188,17 @@ def _build_network(config, num_classes, is_new):
   return model_lib.build_network(config, num_classes, pretrained=pretrained)
 
 
-def _make_optimizer(train, feed, network):
+def make_optimizer(train, feed, network):
+  """The optimiser of a TrainConfig for a network, with its variables.
+
+  Args:
+    train: TrainConfig.
+    feed: step.Feed, which gives the learning rate.
+    network: tf.keras.Model.
+
+  Returns:
+    A Keras optimizer.
+  """
   optimizer = optimizers.make_optimizer(
     train.optimizer,
     feed.learning_rate,

@@ -85,6 +85,8 @@ class Validator:
       if best["judged_by"] == self._judged_by:
         return best
       self._state.restore_weights(path)
+    except folder.UNREACHABLE:
+      raise  # it is not lost
     except folder.UNREADABLE as error:
       logging.warning(
         "the best checkpoint, %s, is lost (%s); the best of the validations from here on "

@@ -1,6 +1,6 @@
 """check: all faults of both splits, true numbers, and flags that do what they say."""
 
-import json
+import dataclasses
 import os
 import types
 
@@ -201,7 +201,7 @@ class TestFaults:
 class TestCommand:
   def run_main(self, monkeypatch, config, output_dir):
     values = config_lib.default_config()
-    values.update(json.loads(config.to_json()))
+    values.update(dataclasses.asdict(config))
     for name, value in (("CONFIG", values), ("OUTPUT_DIR", str(output_dir))):
       flag = types.SimpleNamespace(value=value)
       monkeypatch.setattr(check, name, flag, raising=False)

@@ -1,6 +1,6 @@
 """preview: the trainer's own pictures, what matching says of them, the same each time."""
 
-import json
+import dataclasses
 import types
 
 import numpy as np
@@ -101,7 +101,7 @@ def test_errors(make_config, tmp_path):
 
 def test_command(make_config, tmp_path, monkeypatch, capsys):
   values = config_lib.default_config()
-  values.update(json.loads(make_config().to_json()))
+  values.update(dataclasses.asdict(make_config()))
   output = str(tmp_path / "sheet.png")
   options = {"CONFIG": values, "OUTPUT": output, "NUM_PICTURES": 2}
   for name, value in options.items():

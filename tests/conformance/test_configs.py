@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from ap_detect import config as config_lib
 from ap_detect.runs import model as model_lib
-from ap_detect.training import optimizers, trainer
 from ap_detect.training import step as step_lib
+from ap_detect.training import trainer
 
 CONFIGS = sorted(pathlib.Path(__file__).resolve().parents[2].glob("configs/*.py"))
 SIZE_PX = 128
@@ -74,13 +74,7 @@ def take_step(config, strategy):
   with strategy.scope():
     network = model_lib.build_network(config, 2, pretrained=True)
     feed = step_lib.Feed()
-    optimizer = optimizers.make_optimizer(
-      config.train.optimizer,
-      feed.learning_rate,
-      momentum=config.train.momentum,
-      weight_decay=config.train.weight_decay,
-    )
-    optimizers.create_state(optimizer, network.trainable_variables)
+    optimizer = trainer.make_optimizer(config.train, feed, network)
     step = trainer.make_step(config, network, optimizer, feed, strategy)
   before = [weight.numpy() for weight in network.trainable_variables]
   batch = make_batch(config.train.batch_size)

@@ -21,13 +21,9 @@ def pretend_checkpoints(model_dir, *names, subfolder="checkpoints"):
 
 
 @pytest.fixture
-def said(monkeypatch):
-  """Warnings of the module under test."""
-  lines = []
-  monkeypatch.setattr(
-    folder.logging, "warning", lambda text, *parts: lines.append(text % parts)
-  )
-  return lines
+def said(hear):
+  """Warnings."""
+  return hear("warning")
 
 
 class TestIsUnused:

@@ -14,13 +14,9 @@ from ap_detect.training import optimizers
 
 
 @pytest.fixture
-def said(monkeypatch):
-  """Warnings of the module under test."""
-  lines = []
-  monkeypatch.setattr(
-    model_lib.logging, "warning", lambda text, *parts: lines.append(text % parts)
-  )
-  return lines
+def said(hear):
+  """Warnings."""
+  return hear("warning")
 
 
 @pytest.fixture

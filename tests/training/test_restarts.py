@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from ap_detect.runs import model as model_lib
 from ap_detect.runs.files import read_json
 from ap_detect.training import (
   evaluation_files,
-  optimizers,
   schedules,
   state,
   step,
@@ -55,15 +55,9 @@ def no_pictures(monkeypatch):
 
 
 @pytest.fixture
-def said(monkeypatch):
-  """What trainer and validation log, line by line."""
-  lines = []
-  for module in (trainer, validation):
-    for level in ("info", "warning"):
-      monkeypatch.setattr(
-        module.logging, level, lambda text, *parts: lines.append(text % parts)
-      )
-  return lines
+def said(hear):
+  """What is logged, line by line."""
+  return hear("info", "warning")
 
 
 class Stop(tf.keras.callbacks.Callback):
@@ -203,10 +197,7 @@ def rewrite_config(run_dir, config):
   """Makes a run's record that of another config, whose change would be refused."""
   saved = folder.load_config(run_dir)
   network = model_lib.build_network(saved, 6, pretrained=False)
-  optimizer = optimizers.make_optimizer(
-    saved.train.optimizer, step.Feed().learning_rate, momentum=saved.train.momentum
-  )
-  optimizers.create_state(optimizer, network.trainable_variables)
+  optimizer = trainer.make_optimizer(saved.train, step.Feed(), network)
   record = state.Record(state.Clock(1), {}, {}, 1)
   run_state = state.TrainingState(
     run_dir, network, optimizer, record, keep_checkpoints=2
@@ -304,6 +295,24 @@ class TestTheBest:
     best = read_json(f"{run_dir}/best.json")
     assert best["epoch"] == 4
     assert os.path.exists(f"{run_dir}/best/{best['checkpoint']}.index")
+
+  def test_one_that_may_not_be_read_is_not_lost(self, base, tmp_path, monkeypatch):
+    def forbidden(path):
+      raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(folder, "read_record", forbidden)
+    record = types.SimpleNamespace(best={"checkpoint": "epoch-1"})
+    validator = validation.Validator(
+      str(tmp_path),
+      types.SimpleNamespace(record=record),
+      evaluator=None,
+      dataset=shapes.make_shapes("val", num_images=1, image_size_px=(64, 64)),
+      writer=None,
+      config=base(),
+    )
+    with pytest.raises(PermissionError):
+      validator.judge_best()
+    assert record.best == {"checkpoint": "epoch-1"}
 
   def test_speed_alone_changes_nothing(self, base, run_dir, said):
     trainer.train(base({"eval.batch_size": 2, "eval.num_pictures": 1}), run_dir)

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from ap_detect.runs import model as model_lib
-from ap_detect.training import optimizers, step, trainer
+from ap_detect.training import step, trainer
 
 NUM_CLASSES = 3
 IMAGES, SIDE = 8, 64
@@ -40,10 +40,7 @@ def run_steps(make_config, make_strategy):
         if isinstance(module, tf.keras.layers.BatchNormalization):
           module.trainable = False
       feed = step.Feed()
-      optimizer = optimizers.make_optimizer(
-        config.train.optimizer, feed.learning_rate, momentum=config.train.momentum
-      )
-      optimizers.create_state(optimizer, network.trainable_variables)
+      optimizer = trainer.make_optimizer(config.train, feed, network)
       training_step = trainer.make_step(
         config, network, optimizer, feed, strategy, **options
       )
