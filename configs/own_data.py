@@ -6,7 +6,7 @@
 
 Source: AP-loss (Chen et al. 2019) with the changes that short fine-tuning wants: Adam
 with a cosine rate, frozen first layers, He-initialised heads of 64 channels.
-Cost: 27 minutes of processor time for 200 pictures, about 15 minutes on 2 free cores.
+Cost: for 200 images, 7 to 15 minutes on 2 free cores.
 Result: see "Results" in README.md.
 
 With many classes a lower rate learns faster: on VOC's 20, a third of this one found three

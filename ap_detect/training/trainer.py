@@ -10,7 +10,6 @@ import math
 import tensorflow as tf
 from absl import logging
 
-from ap_detect import config as config_lib
 from ap_detect import logs, losses, matching
 from ap_detect.data import pipeline
 from ap_detect.runs import data as data_lib
@@ -23,6 +22,7 @@ from ap_detect.training import (
   loop,
   monitoring,
   optimizers,
+  restarts,
   schedules,
   signals,
   state,
@@ -53,13 +53,13 @@ def train(config, model_dir, *, strategy=None):
   with lock_lib.lock(model_dir), logs.kept(model_dir), signals.StopSignals() as stops:
     strategy = strategy or replicas.make_strategy()  # before TensorFlow does anything
     is_new = folder.is_unused(model_dir)
-    record = None if is_new else _read_newest_record(model_dir)
+    record = None if is_new else restarts.read_newest_record(model_dir)
     if record:
-      check_changes(model_dir, record, config)
+      restarts.check_changes(model_dir, record, config)
     train_set, val_set = _open_data(config)
     classes = folder.Classes(train_set.class_names, tuple(train_set.category_ids))
     if record:
-      check_classes(model_dir, record, classes)
+      restarts.check_classes(model_dir, record, classes)
     if config.train.deterministic:
       tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.train.seed)
@@ -96,12 +96,16 @@ def train(config, model_dir, *, strategy=None):
         config,
       )
       if not is_new:
-        is_changed = _bring_best_up_to_date(run_state, validator, restored_from)
-        is_changed |= _enter_changes(
-          run_state, config, strategy, len(train_set.records)
+        is_changed = restarts.bring_best_up_to_date(run_state, validator, restored_from)
+        is_changed |= restarts.enter_changes(
+          run_state.record,
+          config,
+          num_replicas=strategy.num_replicas_in_sync,
+          split_size=len(train_set.records),
         )
         if is_changed:
           run_state.save(is_changed=True)
+        _tell_start(run_state.record, config.train)
       run_state.write_views()
       _make_loop(
         config,
@@ -125,55 +129,6 @@ def _open_data(config):
   val_set = data_lib.open_split(config, config.data.val_split, train_set.class_names)
   data_lib.check_objects(val_set, config.data.val_split)
   return train_set, val_set
-
-
-def check_changes(model_dir, record, config):
-  """Raises ValueError where a start would change in a run what must not change.
-
-  Args:
-    model_dir: the run's folder.
-    record: the run's record, as runs.folder.read_record gives it.
-    config: Config of the start.
-  """
-  changes = config_lib.changes(config_lib.resolve(record["config"]), config)
-  refused = [
-    f"{change.name}: {change.before!r} -> {change.after!r}"
-    for change in changes
-    if not change.is_allowed
-  ]
-  if refused:
-    raise ValueError(
-      "\n  ".join(
-        [f"{model_dir} holds a run of another config (saved -> now):", *refused]
-      )
-      + f"\nGive the saved values to continue it. Otherwise {_START_ANEW.format(model_dir)}"
-    )
-
-
-def check_classes(model_dir, record, classes):
-  """As `check_changes`, for the folder.Classes of the start's data."""
-  saved = folder.Classes.from_json(record["classes"])
-  if saved != classes:
-    raise ValueError(
-      f"{model_dir} holds a run with {len(saved.names)} classes {saved}, but the data "
-      f"now has {len(classes.names)} classes {classes}; {_START_ANEW.format(model_dir)}"
-    )
-
-
-_START_ANEW = (
-  "start a new run from its weights: the same command with --model_dir=<another folder> "
-  "--config.model.initial_checkpoint={}"
-)
-
-
-def _read_newest_record(model_dir):
-  """The record of the newest checkpoint that can be read; None for none."""
-  for path in folder.checkpoint_paths(model_dir):
-    try:
-      return folder.read_record(path)
-    except folder.UNREADABLE:
-      continue
-  return None
 
 
 def _build_network(config, num_classes, is_new):
@@ -302,53 +257,21 @@ def _monitor(model_dir, step):
     metrics_file.close()
 
 
-def _bring_best_up_to_date(run_state, validator, restored_from):
-  """Has the record's best be there, and judged as later ones will be; whether it was not."""
-  before = run_state.record.best
-  best = validator.judge_best()
-  if best is before:
-    return False
-  run_state.restore(restored_from)  # its weights, after those of the best
-  run_state.record.best = best
-  return True
-
-
-def _enter_changes(run_state, config, strategy, split_size):
-  """Takes over what this start changes, says so and where the run is; whether it does."""
-  record, clock = run_state.record, run_state.record.clock
-  before = config_lib.resolve(record.config)
-  changes = {
-    change.name: [change.before, change.after]
-    for change in config_lib.changes(before, config)
-  }
-  num_replicas = strategy.num_replicas_in_sync
-  if record.replicas != num_replicas:
-    changes["replicas"] = [record.replicas, num_replicas]
-  if clock.split_size != split_size:
-    changes["images of the training split"] = [clock.split_size, split_size]
-    clock.resize(split_size)
-    record.epoch_sums, record.is_epoch_end = {}, False
-  record.config, record.replicas = dataclasses.asdict(config), num_replicas
-  for name, (old, new) in changes.items():
-    logging.info(
-      "changed at step %d: %s is %r now, %r before", clock.step, name, new, old
-    )
-  if changes:
-    record.changes.append({"step": clock.step, "changes": changes})
-  epochs = config.train.epochs
+def _tell_start(record, train):
+  """Says where a run that is continued is."""
+  clock, epochs = record.clock, train.epochs
   if clock.epochs_done >= epochs and record.is_validated:
     logging.info(
       "this run is finished: %.2f of %d epochs are done. To train on, give more: "
       "--config.train.epochs=%d",
       *(clock.epochs_done, epochs, 2 * math.ceil(clock.epochs_done)),
     )
-    return bool(changes)
-  rate = _make_schedule(config.train, clock)(clock.epochs_done, clock.images)
+    return
+  rate = _make_schedule(train, clock)(clock.epochs_done, clock.images)
   logging.info(
     "continuing at step %d, epoch %.2f of %d, learning rate %.3g",
     *(clock.step, clock.epochs_done, epochs, rate),
   )
-  return bool(changes)
 
 
 def _tell_end(record, epochs):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from ap_detect.metrics import METRIC_NAMES
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import files, folder
-from ap_detect.training import loop, schedules, state, trainer, validation
+from ap_detect.training import loop, restarts, schedules, state, trainer, validation
 from ap_detect.training import step as step_lib
 
 STEPS_PER_EPOCH, EPOCHS = 3, 3
@@ -249,9 +249,9 @@ class TestCheckChanges:
     return folder.read_record(folder.checkpoint_paths(uninterrupted)[0])
 
   def test_what_may_change(self, make_config, uninterrupted, record):
-    trainer.check_changes(uninterrupted, record, make_config())
+    restarts.check_changes(uninterrupted, record, make_config())
     changes = {"eval.batch_size": 2, "train.learning_rate": 0.5, "train.epochs": 9}
-    trainer.check_changes(uninterrupted, record, make_config(changes))
+    restarts.check_changes(uninterrupted, record, make_config(changes))
 
   def test_another_config_lists_what_differs(self, make_config, uninterrupted, record):
     other = make_config(
@@ -262,7 +262,7 @@ class TestCheckChanges:
       }
     )
     with pytest.raises(ValueError) as caught:
-      trainer.check_changes(uninterrupted, record, other)
+      restarts.check_changes(uninterrupted, record, other)
     message = str(caught.value)
     assert uninterrupted in message
     assert "train.momentum: 0.9 -> 0.5" in message
@@ -290,13 +290,13 @@ class TestCheckChanges:
     classes = folder.load_classes(uninterrupted)
     others = folder.Classes(("cow", *classes.names), (*classes.category_ids, 7))
     with pytest.raises(ValueError, match=r"6 classes .* now has 7 classes .*cow"):
-      trainer.check_classes(uninterrupted, record, others)
+      restarts.check_classes(uninterrupted, record, others)
     others = folder.Classes(classes.names[::-1], classes.category_ids)
     with pytest.raises(ValueError, match="--model_dir"):
-      trainer.check_classes(uninterrupted, record, others)
+      restarts.check_classes(uninterrupted, record, others)
     others = classes._replace(category_ids=(1, 2, 3, 4, 5, 7))
     with pytest.raises(ValueError, match="--model_dir"):
-      trainer.check_classes(uninterrupted, record, others)
+      restarts.check_classes(uninterrupted, record, others)
 
 
 def _nearly_equal(found, expected):
