@@ -13,7 +13,10 @@ setup(
   description="One-stage object detectors trained by ranking, with AP-loss, in TensorFlow 2 / Keras",
   license="Apache-2.0",
   python_requires=">=3.9,<3.14",
-  packages=find_packages(include=["ap_detect", "ap_detect.*"]),
+  # A wheel has configs/ inside the package, see config_files.py.
+  packages=[*find_packages(include=["ap_detect", "ap_detect.*"]), "ap_detect.configs"],
+  package_dir={"ap_detect.configs": "configs"},
+  entry_points={"console_scripts": ["ap_detect=ap_detect.commands:main"]},
   install_requires=[
     f"tensorflow==2.15.1; {ADDONS_STACK}",
     f"tensorflow-addons==0.23.0; {ADDONS_STACK}",

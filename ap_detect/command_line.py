@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ap_detect import config, config_rules, errors, logs
+from ap_detect import config, config_files, config_rules, errors, logs
 
 # Flags belong to the script that calls the functions below.
 flags.disclaim_key_flags()
@@ -21,13 +21,21 @@ flags.disclaim_key_flags()
 HELP = ("-h", "--h", "-help", "--help", "-?", "--?", "--helpshort")
 
 
-def define_config(default_path: str):
-  """Defines --config=<file> with --config.<section>.<field>=<value> overrides."""
-  meaning = "Config file; override a field by --config.<section>.<field>=<value>."
+def define_config(default: str):
+  """Defines --config=<name or path> with --config.<section>.<field>=<value> overrides.
+
+  Args:
+    default: name of a config that comes with the package.
+  """
+  meaning = (
+    "Config: path of a .py file, or the name of one that comes with ap_detect "
+    f"({', '.join(config_files.names())}). Override a field by "
+    "--config.<section>.<field>=<value>."
+  )
   if _asks_for_help():
-    return flags.DEFINE_string("config", default_path, meaning)
+    return flags.DEFINE_string("config", default, meaning)
   _refuse_unknown_fields(sys.argv)
-  return config_flags.DEFINE_config_file("config", default_path, meaning)
+  return config_flags.DEFINE_config_file("config", config_files.find(default), meaning)
 
 
 def define_eval_overrides():
@@ -289,13 +297,18 @@ def _parse_flags(argv):
 
 
 def _spelled_out(argv):
-  """Arguments with what ml_collections does not do: ~ in --config, lists of names."""
+  """Arguments with what ml_collections does not do.
+
+  That is: configs by name, ~ in their paths, and lists of names without quotes.
+  """
   spelled_out: list[str] = []
   for argument in argv:
     name, equals, value = argument.partition("=")
     if not equals and spelled_out and _is_list_of_names(spelled_out[-1]):
       # --config.data.class_names cat,dog
       spelled_out[-1] += f"={_names_literal(spelled_out[-1], argument)}"
+    elif not equals and spelled_out and spelled_out[-1] in ("-config", "--config"):
+      spelled_out.append(_config_path(argument))
     elif equals and name in ("-config", "--config"):
       spelled_out.append(f"{name}={_config_path(value)}")
     elif equals and _is_list_of_names(name):
@@ -307,7 +320,7 @@ def _spelled_out(argv):
 
 def _config_path(value):
   try:
-    return _PathParser().parse(value)
+    return config_files.find(_PathParser().parse(value))
   except ValueError as error:
     raise flags.Error(f"flag --config={value}: {error}") from error
 

@@ -37,7 +37,7 @@ _BAR_WAIT = 0.05
 # Not timed, of each line and of the training.
 _WARM_UP = 8
 
-_CONFIG = command_line.define_config("configs/voc07_lite0.py")
+_CONFIG = command_line.define_config("voc07_lite0")
 _IMAGES = flags.DEFINE_integer("num_images", 300, "Images a line.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds to take the median of.")
 _STEPS = flags.DEFINE_integer("train_steps", 0, "Training steps to time; 0: none.")

@@ -1,6 +1,6 @@
 """AP-loss, ResNet-101, COCO trainval35k -> test-dev: the paper's Table 3.
 
-  python train.py --config=configs/coco_r101.py --model_dir=runs/coco_r101 \
+  ap_detect train --config=coco_r101 --model_dir=runs/coco_r101 \
     --config.data.root=coco
 
 Source: Chen et al. 2019, section 4.3. Expected of COCO's evaluation server, at a single
@@ -13,8 +13,8 @@ Test-dev has no public labels. This writes the results file for the server, from
 annotations/image_info_test-dev2017.json and test2017/, at one scale and at several; the
 paper does not name its scales:
 
-  python evaluate.py --model_dir=runs/coco_r101 --split=test-dev2017
-  python evaluate.py --model_dir=runs/coco_r101 --split=test-dev2017 \
+  ap_detect evaluate --model_dir=runs/coco_r101 --split=test-dev2017
+  ap_detect evaluate --model_dir=runs/coco_r101 --split=test-dev2017 \
     --output_dir=runs/coco_r101/eval/several_scales --eval.horizontal_flip=True \
     --eval.test_scales="('400/667', '500/833', '600/1000', '700/1167', '800/1333')"
 """

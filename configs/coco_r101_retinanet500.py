@@ -1,6 +1,6 @@
 """RetinaNet500: focal loss, ResNet-101, COCO; the baseline of the paper's Table 3.
 
-  python train.py --config=configs/coco_r101_retinanet500.py \
+  ap_detect train --config=coco_r101_retinanet500 \
     --model_dir=runs/retinanet500 --config.data.root=coco
 
 Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, sections 4 and 5:

@@ -1,6 +1,6 @@
 """AP-loss, ResNet-50, COCO trainval35k -> minival: the COCO half of the paper's Table 2.
 
-  python train.py --config=configs/coco_r50.py --model_dir=runs/coco_r50 \
+  ap_detect train --config=coco_r50 --model_dir=runs/coco_r50 \
     --config.data.root=coco
 
 Source: Chen et al. 2019, sections 4.1 and 4.2. Expected, at a shorter side of 500 px:

@@ -1,6 +1,6 @@
 """Fine-tunes EfficientNet-lite0 with AP-loss on a small dataset of your own.
 
-  python train.py --config=configs/own_data.py --model_dir=runs/mine \
+  ap_detect train --config=own_data --model_dir=runs/mine \
     --config.data.root=<folder in VOC or COCO layout> \
     --config.model.backbone_weights=imagenet
 

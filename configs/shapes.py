@@ -1,6 +1,6 @@
 """AP-loss on the embedded "shapes" data: the demo, from scratch on a laptop.
 
-  python train.py
+  ap_detect train
 
 Source: AP-loss (Chen et al. 2019), on data and at a size where 10 minutes on 2 CPU cores
 show something. What differs from the paper is what training from scratch in so short a

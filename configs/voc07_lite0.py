@@ -1,6 +1,6 @@
 """AP-loss on PASCAL VOC 2007, train -> val, from an EfficientNet-lite0, without a GPU.
 
-  python train.py --config=configs/voc07_lite0.py --model_dir=runs/voc07_lite0 \
+  ap_detect train --config=voc07_lite0 --model_dir=runs/voc07_lite0 \
     --config.data.root=VOCdevkit/VOC2007 \
     --config.model.backbone_weights=<lite0 weights, .weights.h5>
 

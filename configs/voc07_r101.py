@@ -1,6 +1,6 @@
 """AP-loss, ResNet-101, PASCAL VOC 07+12 trainval -> VOC07 test: the paper's Table 3.
 
-  python train.py --config=configs/voc07_r101.py --model_dir=runs/voc07_r101 \
+  ap_detect train --config=voc07_r101 --model_dir=runs/voc07_r101 \
     --config.data.root=VOCdevkit
 
 Source: Chen et al. 2019, section 4.3. Expected: AP50 83.9 at a single scale of 500 px,
@@ -10,7 +10,7 @@ Data: VOCdevkit with VOC2007 (trainval and test) and VOC2012 (trainval).
 
 The paper names no scales for its multi-scale test. With these, and mirrored:
 
-  python evaluate.py --model_dir=runs/voc07_r101 \
+  ap_detect evaluate --model_dir=runs/voc07_r101 \
     --output_dir=runs/voc07_r101/eval/several_scales --eval.horizontal_flip=True \
     --eval.test_scales="('300/500', '400/667', '500/833', '600/1000', '700/1167')"
 """

@@ -1,6 +1,6 @@
 """AP-loss, ResNet-50, PASCAL VOC 07+12 trainval -> VOC07 test: the paper's ablations.
 
-  python train.py --config=configs/voc07_r50.py --model_dir=runs/voc07_r50 \
+  ap_detect train --config=voc07_r50 --model_dir=runs/voc07_r50 \
     --config.data.root=VOCdevkit
 
 Source: Chen et al. 2019, sections 4.1 and 4.2. Expected, tested at a shorter side of 600

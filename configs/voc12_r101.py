@@ -1,6 +1,6 @@
 """AP-loss, ResNet-101, VOC 07+12 trainval and VOC07 test -> VOC12 test: Table 3.
 
-  python train.py --config=configs/voc12_r101.py --model_dir=runs/voc12_r101 \
+  ap_detect train --config=voc12_r101 --model_dir=runs/voc12_r101 \
     --config.data.root=VOCdevkit
 
 Source: Chen et al. 2019, section 4.3. Expected of VOC's evaluation server: AP50 83.1 at a
@@ -10,7 +10,7 @@ Data: VOCdevkit with VOC2007 (trainval and test) and VOC2012 (trainval and test)
 
 VOC12 test has no public labels. This writes comp4_det_test_<class>.txt for the server:
 
-  python evaluate.py --model_dir=runs/voc12_r101 --split=VOC2012/test
+  ap_detect evaluate --model_dir=runs/voc12_r101 --split=VOC2012/test
 
 What training reports on the way is on VOC07 test, which it has trained on: it says
 whether training works, and nothing of accuracy.

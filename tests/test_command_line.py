@@ -60,7 +60,7 @@ class TestConfigFlag:
     script.write_text(
       "import dataclasses, json\n"
       "from ap_detect import command_line, config\n"
-      "flag = command_line.define_config('configs/shapes.py')\n"
+      "flag = command_line.define_config('shapes')\n"
       "fields = lambda: dataclasses.asdict(config.resolve(flag.value))\n"
       "command_line.run(lambda _: print(json.dumps(fields())))\n"
     )
@@ -197,18 +197,18 @@ class TestConfigFlag:
     assert "Traceback" in done.stderr
 
 
-def show(tmp_path, expression, *arguments):
+def show(tmp_path, expression, *arguments, cwd=REPOSITORY):
   """Runs a script that prints an expression of its flags."""
   script = tmp_path / "show.py"
   script.write_text(
     "from ap_detect import command_line, config\n"
-    "config_flag = command_line.define_config('configs/shapes.py')\n"
+    "config_flag = command_line.define_config('shapes')\n"
     "model_dir = command_line.define_model_dir()\n"
     "checkpoint = command_line.define_checkpoint()\n"
     "replicas = command_line.define_replicas()\n"
     f"command_line.run(lambda _: print({expression}))\n"
   )
-  return run_python(str(script), *arguments)
+  return run_python(str(script), *arguments, cwd=cwd)
 
 
 CLASS_NAMES = "--config.data.class_names"
@@ -251,6 +251,22 @@ class TestListsOfNames:
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {CLASS_NAMES}={value} is no list of names")
     assert f"write {CLASS_NAMES}=cat,dog" in done.stderr
+
+
+class TestConfigsByName:
+  @pytest.mark.parametrize("flag", [["--config=own_data"], ["--config", "own_data"]])
+  def test_from_any_folder(self, flag, tmp_path):
+    shown = "(config_flag.value.model.backbone, config_flag.value.train.epochs)"
+    done = show(tmp_path, shown, *flag, "--config.train.epochs=7", cwd=tmp_path)
+    assert ast.literal_eval(done.stdout) == ("efficientnet_lite0", 7), done.stderr
+
+  def test_unknown_name(self, tmp_path):
+    done = show(tmp_path, "1", "--config=own_dat")
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+      "error: flag --config=own_dat: must be the path of a "
+    )
+    assert ", own_data, shapes, " in done.stderr
 
 
 class TestPaths:
@@ -309,57 +325,89 @@ class TestReplicas:
     assert done.stderr.startswith(f"error: flag --replicas={value}: ")
 
 
-# Every program and flags that it has.
-PROGRAMS = {
-  "train.py": ("config", "model_dir", "replicas"),
-  "evaluate.py": (
+# Every command and flags that it has.
+COMMANDS = {
+  "train": ("config", "model_dir", "replicas"),
+  "evaluate": (
     *("model_dir", "split", "checkpoint", "data_root", "output_dir", "replicas"),
     *(item.name for item in config_lib.describe("eval")),
   ),
-  "export/export_saved_model.py": (
-    *("model_dir", "export_dir", "checkpoint", "score_threshold"),
-  ),
-  "ap_detect.commands.check": ("config", "output_dir"),
-  "ap_detect.commands.config_reference": (),
-  "ap_detect.commands.predict": (
-    *("model_dir", "output_dir", "checkpoint", "score_threshold"),
-  ),
-  "ap_detect.commands.preview": ("config", "output", "num_pictures"),
-  "ap_detect.commands.write_tfrecords": (
-    *("config", "split", "output_dir", "name", "shard_mib"),
-  ),
+  "export": ("model_dir", "export_dir", "checkpoint", "score_threshold"),
+  "predict": ("model_dir", "output_dir", "checkpoint", "score_threshold"),
+  "check": ("config", "output_dir"),
+  "preview": ("config", "output", "num_pictures"),
+  "write_tfrecords": ("config", "split", "output_dir", "name", "shard_mib"),
+}
+SCRIPTS = {
+  "train.py": "train",
+  "evaluate.py": "evaluate",
+  "export/export_saved_model.py": "export",
 }
 
 
-def ask_for_help(program, *arguments, cwd=REPOSITORY):
-  path = str(REPOSITORY / program)
-  command = [path] if program.endswith(".py") else ["-m", program]
-  return run_python("-X", "importtime", *command, *arguments, cwd=cwd)
+def run_command(*arguments, cwd=REPOSITORY):
+  return run_python("-X", "importtime", "-m", "ap_detect", *arguments, cwd=cwd)
+
+
+def assert_at_once(done):
+  imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+  assert "ap_detect.command_line" in imported
+  assert not imported & {"tensorflow", "tf_keras", "matplotlib"}
+
+
+class TestCommands:
+  @pytest.mark.parametrize(("arguments", "status"), [(["--help"], 0), ([], 1)])
+  def test_are_listed_at_once(self, arguments, status):
+    done = run_command(*arguments)
+    assert done.returncode == status
+    assert_at_once(done)
+    said = (done.stderr if status else done.stdout).splitlines()
+    listed = [line.split()[0] for line in said if line.startswith("  ")]
+    assert listed == list(COMMANDS)
+    summary = "Trains a detector, or continues a run."
+    assert f"  train            {summary}" in said
+    assert max(len(line) for line in said if line.startswith("  ")) <= 80
+
+  def test_unknown_one(self):
+    done = run_python("-m", "ap_detect", "trian", "--config=shapes")
+    assert done.returncode == 1
+    assert done.stderr.startswith(
+      "error: there is no command 'trian'; did you mean 'train'? The commands are train, "
+    )
+
+  @pytest.mark.parametrize("script", SCRIPTS)
+  def test_scripts_are_the_same(self, script):
+    done = run_python(script, "--help")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == run_command(SCRIPTS[script], "--help").stdout
+
+  def test_flags_reach_the_command(self, tmp_path):
+    done = run_command("evaluate", f"--model_dir={tmp_path}/none", cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"error: --model_dir={tmp_path}/none holds no run" in done.stderr
 
 
 class TestHelp:
-  @pytest.mark.parametrize("program", PROGRAMS)
-  def test_lists_flags_and_fields_at_once(self, program):
+  @pytest.mark.parametrize("command", COMMANDS)
+  def test_lists_flags_and_fields_at_once(self, command):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = ask_for_help(program, "--help")
+    done = run_command(command, "--help")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     # Processor time: other tests may run beside this one.
     assert after.ru_utime - before.ru_utime < 2
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "ap_detect.command_line" in imported
-    assert not imported & {"tensorflow", "tf_keras", "matplotlib"}
+    assert_at_once(done)
 
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     named = {line.split()[0] for line in lines if line.startswith("  --")}
-    expected = {f"--{name}" for name in PROGRAMS[program]}
-    if "config" in PROGRAMS[program]:
+    expected = {f"--{name}" for name in COMMANDS[command]}
+    if "config" in COMMANDS[command]:
       expected |= {f"--config.{name}" for name in config_lib.field_names()}
     assert named == expected
 
   def test_says_meanings_and_defaults(self):
-    said = " ".join(ask_for_help("train.py", "-h").stdout.split())
+    said = " ".join(run_command("train", "-h").stdout.split())
     assert said.startswith("Trains a detector, or continues a run")
     assert "--model_dir (default 'runs/shapes') Folder of the run." in said
     for section in config_lib.SECTIONS:
@@ -368,10 +416,10 @@ class TestHelp:
         assert item.meaning in said
 
   def test_required_and_optional_flags(self):
-    said = ask_for_help("ap_detect.commands.write_tfrecords", "--help").stdout
+    said = run_command("write_tfrecords", "--help").stdout
     assert "--split (required)" in said
     assert "--name (default '')" in said
-    said = ask_for_help("ap_detect.commands.predict", "--help").stdout
+    said = run_command("predict", "--help").stdout
     assert "--score_threshold (optional)" in said
 
   @pytest.mark.parametrize(
@@ -387,9 +435,9 @@ class TestHelp:
   )
   def test_whatever_else_is_there(self, arguments, tmp_path):
     # From a folder without configs/.
-    done = ask_for_help("train.py", *arguments, cwd=tmp_path)
+    done = run_command("train", *arguments, cwd=tmp_path)
     assert done.returncode == 0
-    assert done.stdout == ask_for_help("train.py", "--help").stdout
+    assert done.stdout == run_command("train", "--help").stdout
 
   def test_after_two_dashes_there_are_no_flags(self):
     done = run_python("train.py", "--", "--help")
@@ -418,5 +466,5 @@ def test_the_reference_is_up_to_date():
 
 
 def test_the_size_of_a_shard_is_the_library_s():
-  said = ask_for_help("ap_detect.commands.write_tfrecords", "--help").stdout
+  said = run_command("write_tfrecords", "--help").stdout
   assert f"--shard_mib (default {tfrecords.SHARD_BYTES // 2**20})" in said

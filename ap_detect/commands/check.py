@@ -1,6 +1,6 @@
-"""Checks a dataset before training: faults, counts, sizes, and whether anchors fit it.
+"""Checks a dataset before training, and whether anchors fit it.
 
-python -m ap_detect.commands.check --config=... [--output_dir=...]
+ap_detect check --config=... [--output_dir=...]
 
 Lists all faults of the training and validation split and ends with status 1 if there are
 any, unless data.skip_faulty has them left out. Else prints what is in the data, how much
@@ -17,7 +17,7 @@ from ap_detect import command_line
 
 if __name__ == "__main__":
   # Before the imports below, which need TensorFlow: help comes at once.
-  CONFIG = command_line.define_config("configs/shapes.py")
+  CONFIG = command_line.define_config("shapes")
   OUTPUT_DIR = command_line.define_path(
     "output_dir", "runs/check", "Where report.html and report.json go."
   )

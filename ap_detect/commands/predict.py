@@ -1,6 +1,6 @@
-"""Detects objects in pictures, with a trained run.
+"""Detects objects in images with a trained run.
 
-python -m ap_detect.commands.predict --model_dir=... --output_dir=... PICTURE_OR_FOLDER ...
+ap_detect predict --model_dir=... --output_dir=... PICTURE_OR_FOLDER ...
 
 Writes every picture with boxes, labels and scores, and predictions.json: for each file
 its size and its detections, boxes as [ymin, xmin, ymax, xmax] in its pixels.

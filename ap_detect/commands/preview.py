@@ -1,6 +1,6 @@
-"""Shows training pictures as the network sees them, before hours go into training.
+"""Shows training images as the network sees them.
 
-python -m ap_detect.commands.preview --config=... [--output=preview.png]
+ap_detect preview --config=... [--output=preview.png]
 
 Writes one sheet of the first augmented pictures that training on this config would see,
 with their boxes and labels. Ignored objects are dashed and grey; a dot is the centre of
@@ -20,7 +20,7 @@ from ap_detect import command_line
 
 if __name__ == "__main__":
   # Before the imports below, which need TensorFlow: help comes at once.
-  CONFIG = command_line.define_config("configs/shapes.py")
+  CONFIG = command_line.define_config("shapes")
   OUTPUT = command_line.define_path("output", "preview.png", "PNG file to write.")
   NUM_PICTURES = flags.DEFINE_integer(
     "num_pictures", 16, "How many images to show.", lower_bound=1

@@ -1,6 +1,6 @@
-"""Writes a split as TFRecord shards: a few large files instead of one a picture.
+"""Packs a split into a few large TFRecord files.
 
-python -m ap_detect.commands.write_tfrecords --config=... --split=... --output_dir=...
+ap_detect write_tfrecords --config=... --split=... --output_dir=...
 
 The split is read and checked as training reads it, joined from several where its name
 says so, and written with the classes that training on the config has. To train on what
@@ -19,7 +19,7 @@ from ap_detect import command_line
 
 if __name__ == "__main__":
   # Before the imports below, which need TensorFlow: help comes at once.
-  CONFIG = command_line.define_config("configs/shapes.py")
+  CONFIG = command_line.define_config("shapes")
   SPLIT = flags.DEFINE_string("split", None, "Split to write.", required=True)
   OUTPUT_DIR = command_line.define_path(
     "output_dir", None, "Folder of the shards.", required=True

@@ -24,7 +24,7 @@ And further:
 
 train.log         what was logged, over all starts, and the error that ended one; see logs.py
 samples/          images to predict on, where the data is the embedded one
-eval/<split>/     what evaluate.py writes
+eval/<split>/     what `ap_detect evaluate` writes
 """
 
 from __future__ import annotations

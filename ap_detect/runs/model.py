@@ -89,7 +89,7 @@ def make_detect(config: config_lib.Config):
     logging.warning(
       "the run was validated, and its score thresholds chosen, at test scales %s%s; "
       "here every picture is fitted into %s pixels, once, whose accuracy is that of "
-      'evaluate.py --eval.test_scales="()" --eval.horizontal_flip=False',
+      'ap_detect evaluate --eval.test_scales="()" --eval.horizontal_flip=False',
       evaluation.test_scales or config.data.image_size_px,
       ", mirrored too" if evaluation.horizontal_flip else "",
       config.data.image_size_px,

@@ -26,8 +26,9 @@ MAY_IMPORT = {
   "config_rules": (),
   "config_fields": ("config_rules",),
   "config": ("config_rules", "config_fields"),
+  "config_files": (),
   "logs": ("errors",),
-  "command_line": ("config", "config_rules", "errors", "logs"),
+  "command_line": ("config", "config_files", "config_rules", "errors", "logs"),
   "anchors": ("boxes",),
   "anchor_coverage": ("boxes", "anchors"),
   "matching": ("boxes", "losses"),
@@ -37,7 +38,8 @@ MAY_IMPORT = {
   "runs": (*PURE, *MIDDLE),
   "training": (*PURE, *MIDDLE, "logs", "runs"),
   "serving": ("errors", "models", "images"),
-  "commands": (*PURE, *MIDDLE, "command_line", "runs", "training", "serving"),
+  "commands": (*PURE, *MIDDLE, "command_line", "logs", "runs", "training", "serving"),
+  "__main__": ("commands",),
 }
 
 

@@ -112,7 +112,7 @@ def killed(folder):
 def test_training_says_what_comes_next(uninterrupted):
   model_dir, stdout = uninterrupted
   assert "Average Precision  (AP)" in stdout
-  for part in ("tensorboard --logdir=", "evaluate.py", "export_saved_model.py"):
+  for part in ("tensorboard --logdir=", "ap_detect evaluate", "ap_detect export"):
     assert part in stdout
   assert str(model_dir) in stdout
 

@@ -76,7 +76,7 @@ COMMAND = [
   *(sys.executable, "train.py", *commands.SMALL),
   "--config.train.classification_loss=ap_loss",  # which XLA compiles
 ]
-PREDICT = "  python -m ap_detect.commands.predict "
+PREDICT = "  ap_detect predict "
 
 
 def train(model_dir, *options, **kwargs):
@@ -109,7 +109,7 @@ def test_redirected(tmp_path):
 
   [predict] = [line for line in done.stdout.splitlines() if line.startswith(PREDICT)]
   predicted = subprocess.run(
-    [sys.executable, *shlex.split(predict)[1:], "--score_threshold=0"],
+    [sys.executable, "-m", *shlex.split(predict), "--score_threshold=0"],
     cwd=commands.REPOSITORY,
     capture_output=True,
     text=True,
