@@ -14,6 +14,12 @@ from ap_detect.losses.labels import BACKGROUND, IGNORED
 # regular grid tie for an object often, and no rounding may decide between them.
 TIE_TOLERANCE = 1e-5
 
+# Up to so many objects of an image are compared with all anchors at once. Where an image
+# of the split has more, they are compared in chunks, of which a batch takes as many as it
+# has objects for: that image costs time in its own batch alone, and hardly memory.
+_MOST_AT_ONCE = 64
+_CHUNK = 16
+
 
 class Targets(NamedTuple):
   """What the network is to answer.
@@ -67,33 +73,107 @@ def match_anchors(
     Targets.
   """
   anchors = tf.convert_to_tensor(anchors, tf.float32)
-  boxes, classes, ignored = _with_padding(boxes, classes, ignored)
-  is_object = (classes > 0) & ~ignored
-  iou = tf.where(is_object[..., tf.newaxis], box_ops.iou(boxes, anchors), 0.0)
-  best_iou = tf.reduce_max(iou, axis=1)
-  matched = _first(iou >= _almost(best_iou)[:, tf.newaxis])
+  objects = _Objects(boxes, classes, ignored)
+
+  def iou(chunk):
+    is_object = objects.take(objects.is_object, chunk)[..., tf.newaxis]
+    boxes = objects.take(objects.boxes, chunk)
+    return tf.where(is_object, box_ops.iou(boxes, anchors), 0.0)
+
+  def compare(chunk):
+    boxes = objects.take(objects.boxes, chunk)
+    is_crowd = objects.take(objects.is_crowd, chunk)
+    is_covered = _is_covered(anchors, boxes, is_crowd, negative_iou)
+    found = iou(chunk)
+    return tf.reduce_max(found, axis=1), _is_best_of_some(found), is_covered
+
+  best_iou, is_best, is_covered = objects.fold(
+    compare, (tf.maximum, tf.logical_or, tf.logical_or)
+  )
+
+  def find(chunk):
+    # The first one within the tolerance is known only once the best IoU is.
+    holds = iou(chunk) >= _almost(best_iou)[:, tf.newaxis]
+    return (_first(holds, objects.indices(chunk)),)
+
+  (matched,) = objects.fold(find, (tf.minimum,))
   is_positive = best_iou >= _almost(positive_iou)
   if force_match:
-    is_positive |= _is_best_of_some_object(iou)
-  is_between = best_iou >= _almost(negative_iou)
-  is_crowd = (classes > 0) & ignored
-  is_ignored = is_between | _is_covered(anchors, boxes, is_crowd, negative_iou)
+    is_positive |= is_best
+
+  def count_unmatched(chunk):
+    index = objects.indices(chunk)[:, tf.newaxis]
+    owned = (matched[:, tf.newaxis] == index) & is_positive[:, tf.newaxis]
+    is_object = objects.take(objects.is_object, chunk)
+    unmatched = is_object & ~tf.reduce_any(owned, axis=2)
+    return (tf.reduce_sum(tf.cast(unmatched, tf.int32)),)
+
+  (num_unmatched,) = objects.fold(count_unmatched, (tf.add,))
+  is_ignored = (best_iou >= _almost(negative_iou)) | is_covered
   labels = tf.where(
     is_positive,
-    tf.gather(tf.cast(classes, tf.int32), matched, batch_dims=1),
+    tf.gather(objects.classes, matched, batch_dims=1),
     tf.where(is_ignored, IGNORED, BACKGROUND),
   )
+  matched_boxes = tf.gather(objects.boxes, matched, batch_dims=1)
   return Targets(
-    labels,
-    _box_targets(anchors, tf.gather(boxes, matched, batch_dims=1), is_positive),
-    _count_unmatched(is_object, matched, is_positive),
+    labels, _box_targets(anchors, matched_boxes, is_positive), num_unmatched
   )
 
 
-def _with_padding(boxes, classes, ignored):
-  """The objects and one of padding, so that there is always one to choose from."""
-  one = [[0, 0], [0, 1]]
-  return tf.pad(boxes, [*one, [0, 0]]), tf.pad(classes, one), tf.pad(ignored, one)
+class _Objects:
+  """Ground truth in chunks, the last one filled up with padding.
+
+  There is at least one of padding, so that there is always an object to choose from.
+  """
+
+  def __init__(self, boxes, classes, ignored):
+    count = boxes.shape[1]
+    self._at_once = count is not None and count < _MOST_AT_ONCE
+    if count is None:
+      count = tf.shape(boxes)[1]
+    missing = [[0, 0], [0, 1 if self._at_once else _CHUNK - count % _CHUNK]]
+    self._size = count + 1 if self._at_once else _CHUNK
+    self.boxes = tf.pad(boxes, [*missing, [0, 0]])
+    self.classes = tf.cast(tf.pad(classes, missing), tf.int32)
+    ignored = tf.pad(ignored, missing)
+    self.is_object = (self.classes > 0) & ~ignored
+    self.is_crowd = (self.classes > 0) & ignored
+
+  def take(self, values, chunk):
+    """A chunk [B, G', ...] of values [B, G, ...]."""
+    shape = [tf.shape(values)[0], -1, self._size, *values.shape[2:]]
+    return values if self._at_once else tf.reshape(values, shape)[:, chunk]
+
+  def indices(self, chunk):
+    """[G'] int32, places of a chunk's objects among all."""
+    return chunk * self._size + tf.range(self._size)
+
+  def fold(self, function, combine):
+    """Results of all chunks that have an object; one chunk is in memory at a time.
+
+    Args:
+      function: of a chunk's number to a tuple of tensors.
+      combine: for each place of the tuple a function of two such tensors.
+    """
+    first = function(tf.constant(0))
+    if self._at_once:
+      return first
+    has_object = tf.reduce_any(self.classes > 0, axis=0)
+    chunk_of = tf.range(tf.shape(has_object)[0]) // self._size
+    last = tf.reduce_max(tf.where(has_object, chunk_of, 0))
+
+    def step(chunk, found):
+      both = zip(combine, found, function(chunk))
+      return chunk + 1, tuple(join(*values) for join, *values in both)
+
+    _, found = tf.while_loop(
+      lambda chunk, _: chunk <= last,
+      step,
+      (tf.constant(1), first),
+      parallel_iterations=1,
+    )
+    return found
 
 
 def _almost(iou):
@@ -101,15 +181,13 @@ def _almost(iou):
   return iou * (1.0 - TIE_TOLERANCE)
 
 
-def _first(holds):
-  """Index of the first object [B, G, A] for which it holds; [B, A] int32."""
+def _first(holds, indices):
+  """Index of the first object [B, G', A] for which it holds; [B, A] int32."""
   # tf.argmax does not promise the first of several.
-  num_objects = tf.shape(holds)[1]
-  index = tf.range(num_objects)[tf.newaxis, :, tf.newaxis]
-  return tf.reduce_min(tf.where(holds, index, num_objects), axis=1)
+  return tf.reduce_min(tf.where(holds, indices[:, tf.newaxis], tf.int32.max), axis=1)
 
 
-def _is_best_of_some_object(iou):
+def _is_best_of_some(iou):
   best_of_object = tf.reduce_max(iou, axis=2, keepdims=True)
   return tf.reduce_any((iou >= _almost(best_of_object)) & (iou > 0), axis=1)
 
@@ -125,10 +203,3 @@ def _box_targets(anchors, matched_boxes, is_positive):
   is_positive = is_positive[..., tf.newaxis]
   # Elsewhere the anchor itself, whose offsets are 0, stands in: log(0) never happens.
   return box_ops.encode(tf.where(is_positive, matched_boxes, anchors), anchors)
-
-
-def _count_unmatched(is_object, matched, is_positive):
-  num_objects = tf.shape(is_object)[1]
-  objects = tf.range(num_objects)[tf.newaxis, :, tf.newaxis]
-  owned = (matched[:, tf.newaxis] == objects) & is_positive[:, tf.newaxis]
-  return tf.reduce_sum(tf.cast(is_object & ~tf.reduce_any(owned, axis=2), tf.int32))

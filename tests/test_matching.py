@@ -408,3 +408,55 @@ def test_dynamic_numbers_of_images_and_objects():
   )
   np.testing.assert_array_equal(labels, expected.labels)
   assert (graph(boxes[:, :0], classes[:, :0], ignored[:, :0]).labels == 0).numpy().all()
+
+
+class TestChunks:
+  """More objects than are compared with all anchors at once."""
+
+  def case(self, num_objects, num_last):
+    """Arguments of match_anchors: 2 images, of which one has few objects."""
+    rng = np.random.default_rng(num_objects)
+    anchors = anchor_ops.generate_anchors((128, 128))
+    classes = rng.integers(0, 5, (2, num_objects))
+    classes[0, 3:] = 0
+    classes[:, num_last:] = 0
+    return (
+      tf.constant(anchors),
+      tf.constant(real_boxes(rng, 2, num_objects, size=128)),
+      tf.constant(classes, tf.int32),
+      tf.constant(rng.random((2, num_objects)) < 0.2),
+    )
+
+  @pytest.mark.parametrize("mode", MODES)
+  @pytest.mark.parametrize(
+    ("num_objects", "num_last"), [(15, 15), (16, 16), (33, 33), (80, 20), (80, 0)]
+  )
+  def test_give_what_all_at_once_gives(self, mode, num_objects, num_last, monkeypatch):
+    arguments = self.case(num_objects, num_last)
+    monkeypatch.setattr(matching, "_MOST_AT_ONCE", 1000)
+    expected = MODES[mode](matching.match_anchors)(*arguments)
+    monkeypatch.setattr(matching, "_MOST_AT_ONCE", 0)
+    found = MODES[mode](lambda *values: matching.match_anchors(*values))(*arguments)
+    for name, values in found._asdict().items():
+      wanted = getattr(expected, name)
+      # To the bit, but for XLA, which compiles two programs.
+      if mode == "xla" and name == "box_targets":
+        np.testing.assert_allclose(values, wanted, atol=1e-4)
+      else:
+        np.testing.assert_array_equal(values, wanted, name)
+    assert (np.count_nonzero(expected.labels > 0) > 10) == (num_last != 0)
+
+  def test_hold_no_tensor_of_all_objects_and_anchors(self):
+    anchors, *objects = self.case(700, 700)
+    graph = tf.function(
+      lambda *values: matching.match_anchors(anchors, *values), autograph=False
+    ).get_concrete_function(*objects)
+    bodies = [function.graph for function in graph.graph._functions.values()]
+    sizes = [
+      output.shape.num_elements()
+      for part in (graph.graph, *bodies)
+      for operation in part.get_operations()
+      for output in operation.outputs
+      if operation.type != "Placeholder"
+    ]
+    assert max(sizes) == 2 * matching._CHUNK * len(anchors)
