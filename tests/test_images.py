@@ -1,11 +1,12 @@
 import io
+import struct
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ap_detect import images
 
@@ -57,6 +58,181 @@ def test_incomplete_files_raise(image_format, share):
 def test_other_bytes_raise():
   with pytest.raises(tf.errors.InvalidArgumentError):
     images.decode_image(b"<annotation></annotation>")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_bmp_of_24_and_32_bits(mode):
+  picture = smooth_picture(23, 41).convert(mode)  # rows of no multiple of four bytes
+  decoded = images.decode_image(encoded(picture, "BMP"))
+  np.testing.assert_array_equal(decoded, np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "1"])
+def test_other_bmp_is_refused(mode):
+  with pytest.raises(tf.errors.InvalidArgumentError, match="BMP of 24 or 32 bits"):
+    images.decode_image(encoded(smooth_picture().convert(mode), "BMP"))
+
+
+def masked_bmp(red, green, blue):
+  """A BMP of 32 bits, 1 x 2 pixels, whose header says where each channel's bits are."""
+  info = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 32, 3, 8, 0, 0, 0, 0)
+  masks = struct.pack("<III", red, green, blue)
+  pixels = bytes([1, 2, 3, 4, 50, 60, 70, 80])
+  start = 14 + len(info) + len(masks)
+  return struct.pack("<2sIII", b"BM", start + 8, 0, start) + info + masks + pixels
+
+
+def test_bmp_with_masks():
+  """Blue, green, red, as TensorFlow expects them, or not read: never other colours."""
+  data = masked_bmp(0xFF0000, 0xFF00, 0xFF)
+  decoded = images.decode_image(data)
+  np.testing.assert_array_equal(decoded, [[[3, 2, 1], [70, 60, 50]]])
+  np.testing.assert_array_equal(decoded, Image.open(io.BytesIO(data)).convert("RGB"))
+  with pytest.raises(tf.errors.InvalidArgumentError, match="BMP of 24 or 32 bits"):
+    images.decode_image(masked_bmp(0xFF, 0xFF00, 0xFF0000))
+
+
+def test_first_frame_of_a_gif():
+  frames = [smooth_picture().convert("P"), smooth_picture().rotate(180).convert("P")]
+  data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+  assert Image.open(io.BytesIO(data)).n_frames == 2
+  decoded = images.decode_image(data)
+  np.testing.assert_array_equal(decoded, np.asarray(frames[0].convert("RGB")))
+
+
+@pytest.mark.parametrize("largest", [1, 3, 255, 256, 1000, 4095, 65535])
+def test_png_of_16_bits_is_scaled_by_the_bits_in_use(largest):
+  values = np.linspace(0, largest, 24 * 40).round().reshape(24, 40)
+  data = encoded(Image.fromarray(values.astype(np.uint16)), "PNG")
+  decoded = images.decode_image(data).numpy()
+  limit = next(2**n - 1 for n in range(1, 17) if 2**n > largest)
+  expected = np.floor(values * 255 / limit + 0.5)
+  np.testing.assert_array_equal(decoded, np.stack([expected] * 3, -1))
+
+
+def test_black_png_of_16_bits():
+  data = encoded(Image.fromarray(np.zeros((4, 5), np.uint16)), "PNG")
+  np.testing.assert_array_equal(images.decode_image(data), np.zeros((4, 5, 3)))
+
+
+@pytest.mark.parametrize("image_format", ["WEBP", "TIFF"])
+def test_other_formats_raise_whatever_tensorflow_reads(image_format):
+  with pytest.raises(tf.errors.InvalidArgumentError, match="neither JPEG nor PNG"):
+    images.decode_image(encoded(smooth_picture(), image_format))
+
+
+def exif_segment(orientation, *, order="<", kind="H", offset=8, tag=0x0112, count=1):
+  """An APP1 segment with two entries, the orientation second."""
+  magic = b"II" if order == "<" else b"MM"
+  tiff = struct.pack(f"{order}2sHI", magic, 42, offset) + bytes(offset - 8)
+  make = struct.pack(f"{order}HHHI4s", 2, 0x010F, 2, 3, b"us\0")
+  value = struct.pack(f"{order}{kind}", orientation).ljust(4, b"\0")
+  number = {"H": 3, "I": 4}[kind]
+  entry = struct.pack(f"{order}HHI", tag, number, count) + value
+  return segment(0xE1, b"Exif\0\0" + tiff + make + entry + bytes(4))
+
+
+def segment(marker, content):
+  return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def jpeg_with(*segments, image=None):
+  """A JPEG whose segments follow JFIF's."""
+  data = encoded(image or smooth_picture(), "JPEG", quality=95)
+  assert data[2:6] == b"\xff\xe0\0\x10"
+  return data[:20] + b"".join(segments) + data[20:]
+
+
+class TestOrientation:
+  @pytest.mark.parametrize("orientation", range(1, 9))
+  def test_jpeg_equals_pillows_exif_transpose(self, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(smooth_picture(), "JPEG", quality=95, exif=exif)
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    expected = np.asarray(turned, int)
+    assert expected.shape == ((24, 40, 3) if orientation < 5 else (40, 24, 3))
+    decoded = images.decode_image(data).numpy().astype(int)
+    assert decoded.shape == expected.shape
+    assert np.abs(decoded - expected).max() <= 4
+    stored = images.decode_image(data, exif_orientation=False)
+    assert stored.shape == (24, 40, 3)
+
+  @pytest.mark.parametrize("orientation", range(1, 9))
+  def test_turn_equals_pillows_exif_transpose(self, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 8, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(pixels), "PNG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(images.turn(pixels, orientation), expected)
+
+  @pytest.mark.parametrize(
+    "segments",
+    [
+      [exif_segment(6)],
+      [exif_segment(6, order=">")],
+      [exif_segment(6, kind="I")],
+      [exif_segment(6, kind="I", order=">")],
+      [exif_segment(6, offset=5000)],
+      [segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x/>"), exif_segment(6)],
+      [segment(0xE2, bytes(65000)), segment(0xFE, b"a comment"), exif_segment(6)],
+      [b"\xff\xff\xff", exif_segment(6)],
+      [exif_segment(6), exif_segment(3)],
+    ],
+  )
+  def test_is_found_where_pillow_finds_it(self, segments):
+    data = jpeg_with(*segments)
+    assert Image.open(io.BytesIO(data)).getexif()[0x0112] == 6
+    assert int(images.read_orientation(data)) == 6
+    assert images.decode_image(data).shape == (40, 24, 3)
+
+  def test_exif_before_jfif_and_without_it(self):
+    data = encoded(smooth_picture(), "JPEG")
+    first = data[:2] + exif_segment(6) + data[2:]
+    alone = data[:2] + exif_segment(6) + data[20:]
+    assert images.decode_image(first).shape == (40, 24, 3)
+    assert images.decode_image(alone).shape == (40, 24, 3)
+
+  @pytest.mark.parametrize(
+    "segments",
+    [
+      [],
+      [exif_segment(0)],
+      [exif_segment(9)],
+      [exif_segment(6, tag=0x0113)],
+      [exif_segment(6, count=2)],
+      [exif_segment(6).replace(b"II", b"JJ")],
+      [exif_segment(6).replace(b"*\0", b"+\0")],
+      [segment(0xE1, b"Exif\0\0")],
+      [segment(0xE1, b"Exif\0\0II*\0\xff\xff\xff\xff")],
+      [segment(0xE1, b"Exif\0\0II*\0\xfe\xff\0\0")],
+      [segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff")],
+      [segment(0xE2, b"Exif\0\0" + exif_segment(6)[10:])],
+      [segment(0xE2, b"")] * images.MAX_EXIF_SEGMENTS + [exif_segment(6)],
+    ],
+  )
+  def test_no_valid_orientation_is_none(self, segments):
+    data = jpeg_with(*segments)
+    assert int(images.read_orientation(data)) == 1
+    assert images.decode_image(data).shape == (24, 40, 3)
+
+  def test_of_other_formats_is_none(self):
+    for data in (b"", b"\xff", encoded(smooth_picture(), "PNG"), exif_segment(6)):
+      assert int(images.read_orientation(data)) == 1
+
+  def test_eager_equals_graph(self):
+    graph = tf.function(
+      images.decode_image, input_signature=[tf.TensorSpec([], tf.string)]
+    )
+    for data in (
+      jpeg_with(exif_segment(7)),
+      jpeg_with(),
+      encoded(Image.fromarray(np.arange(600, dtype=np.uint16).reshape(20, 30)), "PNG"),
+      encoded(smooth_picture(), "BMP"),
+      encoded(smooth_picture().convert("P"), "GIF"),
+    ):
+      np.testing.assert_array_equal(graph(data), images.decode_image(data))
 
 
 def test_scale_to_fit_is_the_smaller_ratio():
