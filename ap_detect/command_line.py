@@ -108,6 +108,16 @@ def define_score_threshold():
   )
 
 
+def define_max_image_pixels():
+  """Defines --max_image_pixels, which changes a saved config's data.max_image_pixels."""
+  return flags.DEFINE_integer(
+    "max_image_pixels",
+    None,
+    "Larger images are invalid; by default as the run's config has it.",
+    lower_bound=1,
+  )
+
+
 def load_tensorflow() -> None:
   """Imports TensorFlow, without a word unless --verbosity=1.
 

@@ -16,6 +16,13 @@ REPLICAS = command_line.define_replicas()
 DATA_ROOT = command_line.define_path(
   "data_root", "", "Folder of the data, where it is not the one the run was trained on."
 )
+SKIP_FAULTY = flags.DEFINE_bool(
+  "skip_faulty",
+  None,
+  "Whether invalid images and annotations are skipped, counted and reported; by default "
+  "as the run's config has it.",
+)
+MAX_IMAGE_PIXELS = command_line.define_max_image_pixels()
 OUTPUT_DIR = command_line.define_path(
   "output_dir", "", "Folder to write into; by default <model_dir>/eval/<split>."
 )
@@ -31,7 +38,11 @@ def main(_):
     MODEL_DIR.value,
     split=SPLIT.value,
     checkpoint=CHECKPOINT.value,
-    data_root=DATA_ROOT.value,
+    data_overrides={
+      "root": DATA_ROOT.value or None,
+      "skip_faulty": SKIP_FAULTY.value,
+      "max_image_pixels": MAX_IMAGE_PIXELS.value,
+    },
     output_dir=OUTPUT_DIR.value,
     eval_overrides=EVAL(),
     strategy=replicas.make_strategy(REPLICAS.value),

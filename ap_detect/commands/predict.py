@@ -1,14 +1,19 @@
 """Detects objects in images with a trained run.
 
-ap_detect predict --model_dir=... --output_dir=... PICTURE_OR_FOLDER ...
+ap_detect predict --model_dir=... --output_dir=... IMAGE_FOLDER_OR_PATTERN ...
 
-Writes every picture with boxes, labels and scores, and predictions.json: for each file
-its size and its detections, boxes as [ymin, xmin, ymax, xmax] in its pixels.
+Takes files, folders with all that is below them, and patterns such as "photos/*.jpg".
+Files that cannot be read are skipped and listed. Writes every image with boxes, labels
+and scores, and predictions.json: for each file its size and its detections, boxes as
+[ymin, xmin, ymax, xmax] in its pixels.
 """
 
 from __future__ import annotations
 
+import glob
 import os
+
+from absl import logging
 
 from ap_detect import command_line
 
@@ -20,132 +25,201 @@ if __name__ == "__main__":
   )
   CHECKPOINT = command_line.define_checkpoint()
   SCORE_THRESHOLD = command_line.define_score_threshold()
+  MAX_IMAGE_PIXELS = command_line.define_max_image_pixels()
   command_line.load_tensorflow()
 
+from ap_detect import errors
+from ap_detect import images as image_ops
 from ap_detect.data import dataset as dataset_lib
 from ap_detect.data import image_files
 from ap_detect.runs import files, folder
 from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation, evaluation_files
 
-ENDINGS = (".jpg", ".jpeg", ".png")
+# Names of images below a folder, those of formats that are not read too: these are
+# listed, while any other file is none of our business.
+ENDINGS = (
+  *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif"),
+  *(".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl"),
+)
+
+PREDICTIONS = "predictions.json"
 
 
-def find_pictures(paths):
-  """Files as they are given, and the JPEG and PNG files below folders, sorted.
+def find_images(paths):
+  """Files as they are given, and the images that patterns and folders lead to, sorted.
+
+  What an earlier call wrote, by the predictions.json beside it, is passed over in
+  folders, and the log says so.
+
+  Args:
+    paths: of files and folders, and patterns as of `glob`, "**" for any folders.
+
+  Returns:
+    List of paths, each once.
 
   Raises:
-    ValueError: no path, a path that does not exist, or no picture at all.
+    ValueError: no path, a path that does not exist, or no image at all.
   """
   if not paths:
-    raise ValueError("name at least one picture or folder of pictures")
-  missing = [path for path in paths if not os.path.exists(path)]
+    raise ValueError("name at least one image, folder of images or pattern")
+  expanded = [(path, _expand(path)) for path in paths]
+  missing = [path for path, found in expanded if not found]
   if missing:
-    raise ValueError(f"no such picture or folder: {', '.join(missing)}")
-  found = []
-  for path in paths:
-    if os.path.isdir(path):
-      found += sorted(
-        os.path.join(folder, name)
-        for folder, _, names in os.walk(path)
-        for name in names
-        if name.lower().endswith(ENDINGS)
-      )
-    else:
-      found.append(path)
+    raise ValueError(f"no such image or folder: {', '.join(missing)}")
+  found: list[str] = []
+  for path in (path for _, group in expanded for path in group):
+    found += _search(path) if os.path.isdir(path) else [path]
   if not found:
-    raise ValueError(f"no picture ({', '.join(ENDINGS)}) in {', '.join(paths)}")
-  return found
+    raise ValueError(f"no image ({', '.join(ENDINGS)}) in {', '.join(paths)}")
+  return list(dict.fromkeys(found))
 
 
-def read_pictures(paths, *, max_image_pixels):
-  """ImageRecords, without objects, of picture files.
+def read_images(paths, *, max_image_pixels):
+  """ImageRecords, without objects, of the files that are sound.
+
+  Args:
+    paths: of image files.
+    max_image_pixels: larger images are left out.
+
+  Returns:
+    (records, skipped): list of ImageRecord, and a line for each file left out.
 
   Raises:
-    DataError: files that are no sound JPEG or PNG pictures; all of them.
+    DataError: there is no sound image among them.
   """
-  faults: list[str] = []
+  skipped: list[str] = []
   records = image_files.make_records(
     [image_files.AnnotatedImage(path, path, path) for path in paths],
-    faults,
+    skipped,
     root=os.curdir,
     check_images=True,
     max_image_pixels=max_image_pixels,
   )
-  if faults:
-    raise dataset_lib.DataError(faults)
-  return records
+  if not records:
+    raise dataset_lib.DataError(skipped)
+  return records, skipped
 
 
-def predict(model_dir, paths, output_dir, *, checkpoint="", score_threshold=None):
-  """Detects on picture files and writes what was found.
+def predict(
+  model_dir,
+  paths,
+  output_dir,
+  *,
+  checkpoint="",
+  score_threshold=None,
+  max_image_pixels=None,
+):
+  """Detects on image files and writes what was found.
 
   Args:
     model_dir: a run's folder.
-    paths: of JPEG or PNG files.
-    output_dir: where <stem>.png, with boxes, and predictions.json go.
+    paths: of image files. Those that cannot be read are skipped; the log names them.
+    output_dir: where <stem>.jpg (of JPEG files) or <stem>.png (of others), with boxes,
+      and predictions.json go.
     checkpoint: see runs.folder.find_checkpoint.
     score_threshold: see runs.folder.load_thresholds.
+    max_image_pixels: larger images are skipped; None for the run's own limit.
 
   Returns:
-    Path of predictions.json.
+    (path of predictions.json, number of files skipped).
 
   Raises:
-    ValueError: no such run or checkpoint, or faulty pictures; nothing is written then.
+    ValueError: no such run or checkpoint, no sound image, or an image would be written
+      over; nothing is written then.
   """
-  pictures = _picture_paths(paths, output_dir)
   restored = model_lib.restore(model_dir, checkpoint)
   names = restored.classes.names
   thresholds = folder.load_thresholds(
     model_dir, score_threshold, checkpoint=restored.checkpoint
   )
-  records = read_pictures(paths, max_image_pixels=restored.config.data.max_image_pixels)
+  data = restored.config.data
+  records, skipped = read_images(
+    paths, max_image_pixels=max_image_pixels or data.max_image_pixels
+  )
+  drawn_paths = _drawn_paths([record.image for record in records], paths, output_dir)
+  for line in skipped:
+    logging.warning("skipped: %s", line)
   evaluator = evaluation.Evaluator(restored.network, restored.config, restored.strategy)
   os.makedirs(output_dir, exist_ok=True)
   entries = []
-  for record, everything, picture_path in zip(
-    records, evaluator.detect(records), pictures
-  ):
+  for record, everything, path in zip(records, evaluator.detect(records), drawn_paths):
     found = evaluation.keep_confident(everything, names, thresholds)
-    picture = evaluation_files.draw_found(
-      evaluation_files.load_pixels(record), found, names
-    )
-    files.write_png(picture_path, picture)
-    entries.append(_to_json(record, found, names, picture_path))
-  path = os.path.join(output_dir, "predictions.json")
+    pixels = evaluation_files.load_pixels(record)
+    write = files.write_jpeg if path.endswith(".jpg") else files.write_png
+    write(path, evaluation_files.draw_found(pixels, found, names))
+    entries.append(_to_json(record, found, names, path))
+  path = os.path.join(output_dir, PREDICTIONS)
   files.write_json(path, entries)
-  return path
+  return path, len(skipped)
 
 
-def _picture_paths(paths, output_dir):
-  """Where the picture of each file goes; ValueError where that is one of the files."""
-  taken: set[str] = set()
-  pictures = [os.path.join(output_dir, _free_name(path, taken)) for path in paths]
-  sources = {os.path.realpath(path) for path in paths}
-  for picture in pictures:
-    if os.path.realpath(picture) in sources:
-      raise ValueError(
-        f"{picture} would be written over, and is itself a picture to read; choose "
-        "another --output_dir"
+def _expand(path):
+  """What a path or pattern stands for; a file's own name may look like a pattern."""
+  if os.path.lexists(path):
+    return [path]
+  return sorted(glob.glob(path, recursive=True))
+
+
+def _search(root):
+  """Paths of the images below a folder, sorted."""
+  found = []
+  for parent, _, names in os.walk(root, onerror=_report_unlisted):
+    images = {name for name in names if name.lower().endswith(ENDINGS)}
+    drawn = images & _drawn_earlier(parent) if PREDICTIONS in names else set()
+    if drawn:
+      logging.info(
+        "passed over in %s: %d images that predict wrote", parent, len(drawn)
       )
-  return pictures
+    found += [os.path.join(parent, name) for name in images - drawn]
+  return sorted(found)
+
+
+def _report_unlisted(error):
+  logging.warning("skipped: %s", errors.describe(error))
+
+
+def _drawn_earlier(parent):
+  """Names of the images beside a predictions.json that it says were written."""
+  try:
+    entries = files.read_json(os.path.join(parent, PREDICTIONS))
+    return {os.path.basename(entry["picture"]) for entry in entries}
+  except (OSError, ValueError, TypeError, KeyError):  # another program's
+    return set()
+
+
+def _drawn_paths(sources, given, output_dir):
+  """Where the image drawn for each source goes; ValueError where one is given."""
+  taken: set[str] = set()
+  drawn = [os.path.join(output_dir, _free_name(path, taken)) for path in sources]
+  given = {os.path.realpath(path) for path in given}
+  for path in drawn:
+    if os.path.realpath(path) in given:
+      raise ValueError(
+        f"{path} would be written over, and is itself an image to read; choose another "
+        "--output_dir"
+      )
+  return drawn
 
 
 def _free_name(path, taken):
-  """<stem>.png, or <stem>_2.png and so on where another folder's file has that name."""
+  """<stem>.<ending>, or <stem>_2 and so on where another folder's file has that name."""
+  with open(path, "rb") as file:
+    is_jpeg = file.read(len(image_ops.JPEG_START)) == image_ops.JPEG_START
+  ending = ".jpg" if is_jpeg else ".png"
   stem = os.path.splitext(os.path.basename(path))[0]
-  name, number = stem, 1
-  while name in taken:
+  name, number = stem + ending, 1
+  while name.lower() in taken:  # file systems may know no case
     number += 1
-    name = f"{stem}_{number}"
-  taken.add(name)
-  return f"{name}.png"
+    name = f"{stem}_{number}{ending}"
+  taken.add(name.lower())
+  return name
 
 
-def _to_json(record, found, names, picture_path):
+def _to_json(record, found, names, drawn_path):
   return {
     "file": record.image,
-    "picture": picture_path,
+    "picture": drawn_path,
     "height": record.height,
     "width": record.width,
     "detections": [
@@ -163,15 +237,19 @@ def _to_json(record, found, names, picture_path):
 def main(argv):
   model_dir = MODEL_DIR.value
   output_dir = OUTPUT_DIR.value or os.path.join(model_dir, "predictions")
-  paths = find_pictures([command_line.local_path(path) for path in argv[1:]])
-  written = predict(
+  paths = find_images([command_line.local_path(path) for path in argv[1:]])
+  written, num_skipped = predict(
     model_dir,
     paths,
     output_dir,
     checkpoint=CHECKPOINT.value,
     score_threshold=SCORE_THRESHOLD.value,
+    max_image_pixels=MAX_IMAGE_PIXELS.value,
   )
-  print(f"{len(paths)} pictures written to {output_dir}/\ndetections   {written}")
+  print(f"{len(paths) - num_skipped} images written to {output_dir}/")
+  if num_skipped:
+    print(f"{num_skipped} of {len(paths)} files skipped, see above")
+  print(f"detections   {written}")
 
 
 if __name__ == "__main__":

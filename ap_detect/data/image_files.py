@@ -12,10 +12,9 @@ import os
 
 import numpy as np
 import tensorflow as tf
-from PIL import JpegImagePlugin, PngImagePlugin
 
 from ap_detect import errors, images
-from ap_detect.data import dataset, encoded
+from ap_detect.data import dataset, encoded, image_headers
 
 MAX_IMAGE_PIXELS = 50_000_000
 
@@ -34,12 +33,6 @@ _FIELDS = {
 
 # PNG's limit, the larger one.
 _MAX_SIDE_PX = 2**31 - 1
-
-# By the file's first bytes: its name may lie, and no other decoder of Pillow's is run.
-_HEADER_READERS = {
-  b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
-  b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
-}
 
 
 @dataclasses.dataclass
@@ -310,17 +303,10 @@ def _read_size(path):
     raise ValueError("there is no such file")
   try:
     with open(path, "rb") as file:
-      start = file.read(8)
-      file.seek(0)
-      for magic, reader in _HEADER_READERS.items():
-        if start.startswith(magic):
-          width, height = reader(file).size
-          break
-      else:
-        raise ValueError("neither JPEG nor PNG, by its first bytes")
-  except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError on bad headers.
-    raise ValueError(f"its header cannot be read: {error}") from error
-  return height, width
+      header = image_headers.read_header(file)
+  except OSError as error:
+    raise ValueError(f"cannot be read: {error.strerror}") from error
+  return header.height, header.width
 
 
 def _decoding_error(picture):

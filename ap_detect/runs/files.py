@@ -26,8 +26,17 @@ def write_text(path: str, text: str) -> None:
 
 def write_png(path: str, pixels: np.ndarray) -> None:
   """As `write_json`, for a picture, [H, W, 3] uint8; not safe from a loss of power."""
+  _write_image(path, pixels, "PNG")
+
+
+def write_jpeg(path: str, pixels: np.ndarray) -> None:
+  """As `write_png`, many times smaller for photos, and not exact."""
+  _write_image(path, pixels, "JPEG", quality=90)
+
+
+def _write_image(path, pixels, image_format, **options):
   buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, "PNG")
+  Image.fromarray(pixels).save(buffer, image_format, **options)
   _write(path, buffer.getvalue(), is_flushed=False)
 
 

@@ -43,7 +43,7 @@ class Evaluator:
     self._network = network
     self._config = config
     self._strategy = strategy
-    self._batch_size = config.eval.batch_size * strategy.num_replicas_in_sync
+    self._num_replicas = strategy.num_replicas_in_sync
     self._functions = {}
 
   def detect(self, records):
@@ -60,7 +60,8 @@ class Evaluator:
 
   def _detect(self, records, views, speed):
     """Yields the ImageDetections of every image, those of the filled-up batch too."""
-    size = self._batch_size
+    per_replica = -(-len(records) // self._num_replicas)
+    size = min(self._config.eval.batch_size, per_replica) * self._num_replicas
     batches = pipeline.evaluation_batches(records, views=views, batch_size=size)
     if views not in self._functions:
       self._functions[views] = self._make_function(views)

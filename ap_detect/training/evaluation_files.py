@@ -25,7 +25,7 @@ def evaluate_run(
   *,
   split="",
   checkpoint="",
-  data_root="",
+  data_overrides=None,
   output_dir="",
   eval_overrides=None,
   strategy=None,
@@ -46,7 +46,8 @@ def evaluate_run(
     model_dir: a run's folder.
     split: name of the split; "" for the one the run validates on.
     checkpoint: see runs.folder.find_checkpoint.
-    data_root: where the data lies now; "" for data.root of the run's config.
+    data_overrides: dict of fields of DataConfig that differ from the run's config; None
+      as a value keeps it.
     output_dir: folder to write into; "" for <model_dir>/eval/<split>, slashes in the
       split's name written as "_".
     eval_overrides: dict of fields of EvalConfig that differ from the run's config.
@@ -58,7 +59,8 @@ def evaluate_run(
   restored = model_lib.restore(model_dir, checkpoint, strategy=strategy)
   names = restored.classes.names
   values = dataclasses.asdict(restored.config)
-  values["data"]["root"] = data_root or restored.config.data.root
+  given = (data_overrides or {}).items()
+  values["data"].update({name: value for name, value in given if value is not None})
   values["eval"].update(eval_overrides or {})
   config = config_lib.resolve(values)
   split = split or config.data.val_split

@@ -30,7 +30,9 @@ def test_data_root(run_on_files, tmp_path):
   with pytest.raises(ValueError, match="gone: there is no such folder"):
     evaluation_files.evaluate_run(run_on_files)
   root = str(tmp_path / "here")
-  found = evaluation_files.evaluate_run(run_on_files, split="val+test", data_root=root)
+  found = evaluation_files.evaluate_run(
+    run_on_files, split="val+test", data_overrides={"root": root}
+  )
   assert found.num_images == 4
   with open(os.path.join(run_on_files, "eval/val+test/detections.json")) as file:
     ids = {result["image_id"] for result in json.load(file)}
@@ -43,11 +45,13 @@ def test_other_settings_of_evaluation(run_on_files, tmp_path):
   root = str(tmp_path / "here")
   with pytest.raises(ValueError, match=r"eval\.test_scales must be"):
     evaluation_files.evaluate_run(
-      run_on_files, data_root=root, eval_overrides={"test_scales": ("128",)}
+      run_on_files,
+      data_overrides={"root": root},
+      eval_overrides={"test_scales": ("128",)},
     )
   evaluation_files.evaluate_run(
     run_on_files,
-    data_root=root,
+    data_overrides={"root": root},
     output_dir=str(tmp_path / "small"),
     eval_overrides={"test_scales": ("96/128",), "max_detections": 3},
   )
