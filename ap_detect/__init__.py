@@ -14,3 +14,21 @@ from ap_detect import legacy_keras
 # to see everything.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 legacy_keras.select()
+
+
+def load(model_dir, checkpoint=""):
+  """Opens a trained run to detect with, see `detector.Detector`.
+
+  Args:
+    model_dir: the run's folder.
+    checkpoint: "" for the best checkpoint, "latest", or a checkpoint's path.
+
+  Returns:
+    detector.Detector.
+
+  Raises:
+    ValueError: there is no such run or checkpoint.
+  """
+  from ap_detect import detector
+
+  return detector.load(model_dir, checkpoint)

@@ -177,7 +177,7 @@ def evaluation_batches(records, *, views, batch_size):
 
   def make_example(index):
     image = load_image(tf.minimum(index, count - 1))
-    return tuple(_show(image, view) for view in views)
+    return tuple(show(image, view) for view in views)
 
   padded_count = -(-count // batch_size) * batch_size
   return (
@@ -188,7 +188,13 @@ def evaluation_batches(records, *, views, batch_size):
   )
 
 
-def _show(image, view):
+def show(image, view):
+  """One image in one view: a dict as `evaluation_batches` has it, without the B.
+
+  Args:
+    image: [H, W, 3], uint8 or float, RGB 0..255.
+    view: View.
+  """
   if view.mirrored:
     image = tf.reverse(image, axis=[1])
   fitted, scale = image_ops.resize_to_fit(

@@ -20,7 +20,7 @@ BASE = ("legacy_keras",)
 PURE = ("errors", "boxes", "images", "config", "drawing", "charts", "losses")
 MIDDLE = ("anchors", "anchor_coverage", "matching", "models", "data", "metrics")
 MAY_IMPORT = {
-  "": BASE,  # ap_detect/__init__.py
+  "": (*BASE, "detector"),  # ap_detect/__init__.py, when load is called
   "legacy_keras": (),
   **{part: BASE for part in PURE},
   "config_rules": (),
@@ -37,6 +37,7 @@ MAY_IMPORT = {
   "metrics": ("errors", "data"),
   "runs": (*PURE, *MIDDLE),
   "training": (*PURE, *MIDDLE, "logs", "runs"),
+  "detector": ("errors", "images", "data", "runs", "training"),
   "serving": ("errors", "models", "images"),
   "commands": (*PURE, *MIDDLE, "command_line", "logs", "runs", "training", "serving"),
   "__main__": ("commands",),
