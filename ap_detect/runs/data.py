@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 
 import numpy as np
@@ -14,7 +15,7 @@ from ap_detect.data import dataset as dataset_lib
 from ap_detect.runs import files, folder
 
 
-def open_split(config: config_lib.Config, split: str, class_names=()):
+def open_split(config: config_lib.Config, split: str, class_names=(), *, memory=None):
   """Reads one split of a config's dataset, and says what was left out of it.
 
   Args:
@@ -22,6 +23,8 @@ def open_split(config: config_lib.Config, split: str, class_names=()):
     split: name of the split, or of several, see splits.read_split.
     class_names: the classes 1..K; () for data.class_names, and where that is empty too,
       all that the data has.
+    memory: memory.Memory of a run, whose earlier starts may have read the split; None
+      to read it anew.
 
   Returns:
     DetectionDataset.
@@ -29,17 +32,27 @@ def open_split(config: config_lib.Config, split: str, class_names=()):
   Raises:
     DataError: faults in the data, all that were found.
   """
-  dataset = _read_split(config.data, split, tuple(class_names))
+  data, is_known = config.data, False
+  read = functools.partial(_read_split, data, split, tuple(class_names))
+  if memory is None or data.format == "shapes":
+    dataset = read()
+  else:
+    options = [dataclasses.asdict(data), list(class_names)]
+    # A list of images may lie anywhere; the rest is below the root.
+    lists = [part.partition("@")[2] for part in split.split("+") if "@" in part]
+    sources = [data.root, *(os.path.join(data.root, path) for path in lists)]
+    dataset, is_known = memory.read(split, options, sources, read)
   for line in dataset.skipped:
     logging.warning("skipped: %s", line)
   logging.info(
-    "%s: %d images, %d objects of %d classes%s%s",
+    "%s: %d images, %d objects of %d classes%s%s%s",
     split,
     len(dataset.records),
     sum(len(record.boxes) for record in dataset.records),
     len(dataset.class_names),
     "" if dataset.has_labels else "; without labels",
     f"; {len(dataset.skipped)} faults skipped" if dataset.skipped else "",
+    "; nothing changed since they were checked" if is_known else "",
   )
   return dataset
 
@@ -65,11 +78,12 @@ def _read_split(data, split, class_names):
   )
 
 
-def open_training_split(config):
+def open_training_split(config, *, memory=None):
   """The split that a config trains on, without what it leaves out of training.
 
   Args:
     config: Config; data.drop_empty_images and drop_ignored_objects say what to leave out.
+    memory: see `open_split`.
 
   Returns:
     DetectionDataset.
@@ -78,7 +92,7 @@ def open_training_split(config):
     ValueError: faults in the data, or no object to train on.
   """
   data = config.data
-  dataset = open_split(config, data.train_split)
+  dataset = open_split(config, data.train_split, memory=memory)
   check_objects(dataset, data.train_split)
   chosen = dataset_lib.for_training(
     dataset,

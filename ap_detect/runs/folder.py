@@ -23,6 +23,7 @@ tensorboard/      event files
 And further:
 
 train.log         what was logged, over all starts, and the error that ended one; see logs.py
+data/             the data as it was read and checked, see memory.py
 samples/          images to predict on, where the data is the embedded one
 eval/<split>/     what `ap_detect evaluate` writes
 """
@@ -46,7 +47,7 @@ CONFIG, CLASSES, HISTORY, BEST, CHANGES = (
 )
 METRICS, TRAINING_CHART = "metrics.csv", "training.png"
 CHECKPOINTS, BEST_CHECKPOINTS, TENSORBOARD = "checkpoints", "best", "tensorboard"
-SAMPLES = "samples"
+SAMPLES, DATA = "samples", "data"
 
 # What a run leaves behind that must not be lost or mixed with another's.
 _RESULTS = (HISTORY, BEST, METRICS, BEST_CHECKPOINTS, TENSORBOARD, "eval")

@@ -16,6 +16,7 @@ from ap_detect.metrics import coco, curves, submissions, voc
 from ap_detect.metrics import results as results_lib
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import files, folder
+from ap_detect.runs import memory as memory_lib
 from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation as evaluation_lib
 
@@ -64,7 +65,9 @@ def evaluate_run(
   values["eval"].update(eval_overrides or {})
   config = config_lib.resolve(values)
   split = split or config.data.val_split
-  dataset = data_lib.open_split(config, split, names)
+  memory = memory_lib.Memory(model_dir)
+  dataset = data_lib.open_split(config, split, names, memory=memory)
+  memory.save()
   evaluator = evaluation_lib.Evaluator(restored.network, config, restored.strategy)
   output_dir = output_dir or os.path.join(model_dir, "eval", split.replace("/", "_"))
   os.makedirs(output_dir, exist_ok=True)

@@ -15,6 +15,7 @@ from ap_detect.data import pipeline
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import folder, replicas
 from ap_detect.runs import lock as lock_lib
+from ap_detect.runs import memory as memory_lib
 from ap_detect.runs import model as model_lib
 from ap_detect.training import (
   evaluation,
@@ -56,7 +57,8 @@ def train(config, model_dir, *, strategy=None):
     record = None if is_new else restarts.read_newest_record(model_dir)
     if record:
       restarts.check_changes(model_dir, record, config)
-    train_set, val_set = _open_data(config)
+    memory = memory_lib.Memory(model_dir)
+    train_set, val_set = _open_data(config, memory)
     classes = folder.Classes(train_set.class_names, tuple(train_set.category_ids))
     if record:
       restarts.check_classes(model_dir, record, classes)
@@ -85,6 +87,7 @@ def train(config, model_dir, *, strategy=None):
     else:
       restored_from = run_state.restore_latest()
     logs.begin(model_dir)
+    memory.save()
     first_step = run_state.record.clock.step
     with _monitor(model_dir, first_step) as (writer, metrics_file):
       validator = validation.Validator(
@@ -123,10 +126,11 @@ def train(config, model_dir, *, strategy=None):
         _tell_end(run_state.record, config.train.epochs)
 
 
-def _open_data(config):
+def _open_data(config, memory):
   """The DetectionDatasets to train and to validate on."""
-  train_set = data_lib.open_training_split(config)
-  val_set = data_lib.open_split(config, config.data.val_split, train_set.class_names)
+  train_set = data_lib.open_training_split(config, memory=memory)
+  names = train_set.class_names
+  val_set = data_lib.open_split(config, config.data.val_split, names, memory=memory)
   data_lib.check_objects(val_set, config.data.val_split)
   return train_set, val_set
 

@@ -50,7 +50,7 @@ def evaluate(make_config, tmp_path, monkeypatch, capsys):
       raise ValueError
 
     monkeypatch.setattr(model_lib, "restore", lambda *_, **__: restored)
-    monkeypatch.setattr(data_lib, "open_split", lambda *_: dataset)
+    monkeypatch.setattr(data_lib, "open_split", lambda *_, **__: dataset)
     monkeypatch.setattr(folder_lib, "load_thresholds", has_no_thresholds)
     monkeypatch.setattr(evaluation, "Evaluator", StandIn)
     returned = evaluation_files.evaluate_run(str(tmp_path), split=split)

@@ -278,7 +278,7 @@ class TestTheBest:
     """As where data.root is another folder, or invalid annotations are left out."""
     open_split = data_lib.open_split
 
-    def without_one(config, split, class_names=()):
+    def without_one(config, split, class_names=(), **_):
       found = open_split(config, split, class_names)
       records = found.records[:-1] if split == "val" else found.records
       return dataclasses.replace(found, records=records)

@@ -384,7 +384,7 @@ def test_split_without_objects(make_config, tmp_path, monkeypatch):
 
   original = data_lib.open_split
 
-  def without_objects(config, split, class_names=()):
+  def without_objects(config, split, class_names=(), **_):
     dataset = original(config, split, class_names)
     if split != "val":
       return dataset

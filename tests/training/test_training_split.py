@@ -22,7 +22,7 @@ def half_ignored(monkeypatch):
   """
   original, read = data_lib.open_split, {}
 
-  def open_split(config, split, class_names=()):
+  def open_split(config, split, class_names=(), **_):
     data = original(config, split, class_names)
     full = [record for record in data.records if len(record.boxes) > 1]
     first, second = full[:2]

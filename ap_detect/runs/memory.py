@@ -1,0 +1,182 @@
+"""A run's data as it was read and checked, so that a later start need not do it again.
+
+Lies in the run's folder; nothing is written beside the data. What was read is used again
+only if no file below the data's folder has another path, size or time of change, and
+neither the options of reading nor the code that reads have changed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import stat
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from absl import logging
+
+from ap_detect import errors
+from ap_detect.data import dataset as dataset_lib
+from ap_detect.data import encoded
+from ap_detect.runs import files, folder
+
+_PACKAGE = pathlib.Path(__file__).resolve().parents[1]
+
+
+class Memory:
+  """Splits of a run's data.
+
+  Args:
+    model_dir: the run's folder, which need not exist before `save`.
+  """
+
+  def __init__(self, model_dir: str):
+    self._model_dir = model_dir
+    self._unsaved: dict[str, tuple[str, dataset_lib.DetectionDataset]] = {}
+
+  def read(
+    self,
+    split: str,
+    options: object,
+    sources: Sequence[str],
+    read: Callable[[], dataset_lib.DetectionDataset],
+  ) -> tuple[dataset_lib.DetectionDataset, bool]:
+    """A split, read anew only if something has changed since it was saved.
+
+    Args:
+      split: name of the split.
+      options: what else the result depends on; anything that JSON can hold.
+      sources: files and folders that it is read from.
+      read: reads it.
+
+    Returns:
+      (DetectionDataset, whether it was read at an earlier start).
+    """
+    # Before reading: what changes meanwhile is then read again.
+    state = fingerprint(sources, but=self._model_dir)
+    key = json.dumps([split, options, state, _digest_code()])
+    path = os.path.join(
+      self._model_dir, folder.DATA, f"{split.replace(os.sep, '_')}.npz"
+    )
+    dataset = _load(path, key)
+    if dataset is not None:
+      return dataset, True
+    dataset = read()
+    self._unsaved[path] = key, dataset
+    return dataset, False
+
+  def save(self) -> None:
+    """Writes what was read anew into the run's folder, which need not be possible."""
+    for path, (key, dataset) in self._unsaved.items():
+      try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        files.write_arrays(path, _to_arrays(key, dataset))
+      except OSError as error:
+        logging.warning(
+          "the next start will read and check the data again: %s",
+          errors.describe(error),
+        )
+    self._unsaved.clear()
+
+
+def fingerprint(paths: Sequence[str], *, but: str = "") -> str:
+  """Digest of the paths, sizes and times of change of all files.
+
+  Args:
+    paths: of files, and of folders with all that is below them. Links are followed.
+    but: a folder to leave out.
+  """
+  digest = hashlib.sha256()
+  entered = {os.path.realpath(but)} if but else set()
+  for path in paths:
+    for line in _list_files(path, entered):
+      digest.update(os.fsencode(line) + b"\0")
+  return digest.hexdigest()
+
+
+def _list_files(path: str, entered: set[str]) -> Iterator[str]:
+  """A line for each file; folders in `entered` are passed over, as all are once seen."""
+  try:
+    status = os.stat(path)
+    if not stat.S_ISDIR(status.st_mode):
+      yield f"{path} {status.st_size} {status.st_mtime_ns}"
+      return
+    real = os.path.realpath(path)
+    if real in entered:
+      return
+    entered.add(real)
+    names = sorted(os.listdir(path))
+  except OSError as error:  # which may be another one the next time
+    yield f"{path} {error.errno}"
+    return
+  for name in names:
+    yield from _list_files(os.path.join(path, name), entered)
+
+
+@functools.cache
+def _digest_code() -> str:
+  """Digest of the code that reads data."""
+  digest = hashlib.sha256()
+  for path in [*sorted(_PACKAGE.glob("data/**/*.py")), _PACKAGE / "images.py"]:
+    digest.update(path.read_bytes())
+  return digest.hexdigest()
+
+
+def _to_arrays(key, dataset) -> dict[str, np.ndarray]:
+  """What numpy.savez can hold without pickling; see `_load`."""
+  columns = {
+    field.name: [getattr(record, field.name) for record in dataset.records]
+    for field in dataclasses.fields(dataset_lib.ImageRecord)
+  }
+  rest = {
+    field.name: getattr(dataset, field.name)
+    for field in dataclasses.fields(dataset)
+    if field.name != "records"
+  }
+  arrays = {
+    name: np.concatenate(columns.pop(name))
+    for name in list(columns)
+    if columns[name] and isinstance(columns[name][0], np.ndarray)
+  }
+  counts = [len(record.boxes) for record in dataset.records]
+  texts = {"key": key, "columns": json.dumps([columns, rest, counts])}
+  return {
+    **{f"objects_{name}": values for name, values in arrays.items()},
+    **{
+      name: np.frombuffer(text.encode("utf-8"), np.uint8)
+      for name, text in texts.items()
+    },
+  }
+
+
+def _load(path, key):
+  """The DetectionDataset in a file, or None if it has another key or is damaged."""
+  try:
+    with np.load(path, allow_pickle=False) as arrays:
+      if arrays["key"].tobytes().decode("utf-8") != key:
+        return None
+      columns, rest, counts = json.loads(arrays["columns"].tobytes())
+      ends = np.cumsum(counts)[:-1]
+      for name in arrays.files:
+        if name.startswith("objects_"):
+          columns[name[len("objects_") :]] = np.split(arrays[name], ends)
+      columns["image"] = [
+        image if isinstance(image, str) else encoded.ShardedImage(*image)
+        for image in columns["image"]
+      ]
+  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    return None
+  records = [
+    dataset_lib.ImageRecord(**dict(zip(columns, values)))
+    for values in zip(*columns.values())
+  ]
+  rest = {
+    name: tuple(value) if isinstance(value, list) else value
+    for name, value in rest.items()
+  }
+  return dataset_lib.DetectionDataset(records=tuple(records), **rest)
