@@ -26,6 +26,9 @@ def define_config(default: str):
 
   Args:
     default: name of a config that comes with the package.
+
+  Returns:
+    What has the nested values, for config.resolve, as its `value` once flags are parsed.
   """
   meaning = (
     "Config: path of a .py file, or the name of one that comes with ap_detect "
@@ -34,8 +37,25 @@ def define_config(default: str):
   )
   if _asks_for_help():
     return flags.DEFINE_string("config", default, meaning)
+  sys.argv[:], options = _without_loss_options(sys.argv)
   _refuse_unknown_fields(sys.argv)
-  return config_flags.DEFINE_config_file("config", config_files.find(default), meaning)
+  return _Config(
+    config_flags.DEFINE_config_file("config", config_files.find(default), meaning),
+    options,
+  )
+
+
+class _Config:
+  """The flag --config, and options of the loss, which ml_collections does not take."""
+
+  def __init__(self, flag, options):
+    self._flag = flag
+    self._options = options
+
+  @property
+  def value(self):
+    """Nested values, for config.resolve."""
+    return config.override_loss_options(self._flag.value, self._options)
 
 
 def define_eval_overrides():
@@ -229,6 +249,45 @@ def _asked_verbosity():
   """Value of --verbosity, before flags are parsed; 0 for none that is valid."""
   found = re.findall(r" --?(?:verbosity|v)[= ](-?\d+)(?= )", f" {' '.join(sys.argv)} ")
   return int(found[-1]) if found else 0
+
+
+def _without_loss_options(argv):
+  """(the other arguments, (field, value) of each option of the loss).
+
+  ml_collections, which looks for overrides in sys.argv, takes only fields that are there,
+  and of an older version no mappings.
+  """
+  others, options = [], []
+  arguments = iter(argv)
+  names = "|".join(map(re.escape, config.MOVED_FIELDS))
+  for argument in arguments:
+    found = re.fullmatch(
+      rf"--?(no)?config\.({names}|train\.loss_options(?:\.\w+)?)(?:=(.*))?",
+      argument,
+      re.DOTALL,
+    )
+    if not found:
+      others.append(argument)
+      continue
+    negated, field, text = found.groups()
+    if negated or (text is None and field == "train.interpolated"):
+      text = str(not negated)  # as absl has it for booleans
+    value = _literal(next(arguments, "") if text is None else text)
+    if field == "train.loss_options" and not isinstance(value, dict):
+      sys.exit(
+        f"error: --config.{field} must be a mapping, as in --config.{field}=\"{{'delta': "
+        f'0.5}}", got {value!r}'
+      )
+    options.append((field, value))
+  return others, options
+
+
+def _literal(text):
+  """The value that a text stands for in Python, or the text."""
+  try:
+    return ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _refuse_unknown_fields(argv):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from ap_detect.config_rules import (
   Rule,
@@ -11,6 +13,7 @@ from ap_detect.config_rules import (
   field,
   import_paths,
   local_path,
+  loss_name,
   not_negative,
   one_of,
   positive,
@@ -18,7 +21,7 @@ from ap_detect.config_rules import (
 
 DATA_FORMATS = ("auto", "voc", "coco", "tfrecord", "shapes")
 AUGMENTATIONS = ("zoom", "ssd")
-CLASSIFICATION_LOSSES = ("ap_loss", "auc_loss", "focal_loss")
+BOX_LOSSES = ("smooth_l1", "l1", "giou")
 BOX_LOSS_NORMALIZERS = ("replica", "global")
 OPTIMIZERS = ("sgd", "adam", "sgdw", "lamb")
 SCHEDULES = ("constant", "step", "cosine")
@@ -234,16 +237,24 @@ class TrainConfig:
   )
   epochs: int = field(160, "Passes over the training split.", positive, may_change=True)
   classification_loss: str = field(
-    "ap_loss", "Loss of the class scores.", one_of(CLASSIFICATION_LOSSES)
+    "ap_loss",
+    "Loss of the class scores: one that ap_detect.losses has, such as 'ap_loss', "
+    "'auc_loss', 'focal_loss' or 'quality_focal_loss', or the import path of another, "
+    "which is called like those.",
+    loss_name,
   )
-  delta: float = field(
-    1.0, "Half-width of AP-loss's and AUC-loss's step, in logits.", positive
+  loss_options: Mapping[str, Any] = field(
+    {},
+    "Options of classification_loss, its function's keyword arguments, such as delta, "
+    "interpolated and images_per_ranking of ap_loss; what is left out has the function's "
+    "own default. On the command line one by one, --config.train.loss_options.delta=0.5, "
+    "or all: --config.train.loss_options=\"{'delta': 0.5}\".",
   )
-  interpolated: bool = field(True, "Whether AP-loss uses interpolated precision.")
-  images_per_ranking: int = field(
-    0,
-    "How many images of a replica's batch AP-loss and AUC-loss rank together; 0 for "
-    "all of them.",
+  box_loss: str = field(
+    "smooth_l1",
+    "Loss of the boxes: 'smooth_l1' and 'l1' of the encoded offsets, a mean over four, "
+    "or 'giou' of the boxes.",
+    one_of(BOX_LOSSES),
   )
   box_loss_weight: float = field(
     1.0, "Weight of the box loss, relative to the classification loss.", not_negative

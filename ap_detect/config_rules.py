@@ -6,7 +6,7 @@ import dataclasses
 import os
 import re
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 
@@ -30,9 +30,17 @@ not_negative = Rule(lambda value: value >= 0, "not be negative")
 all_positive = Rule(lambda values: bool(values) and min(values) > 0, "be positive")
 local_path = Rule(lambda path: "://" not in path, "be a local path", os.path.expanduser)
 import_paths = Rule(
-  lambda paths: all(re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", path) for path in paths),
+  lambda paths: all(map(_is_import_path, paths)),
   "be import paths of the form 'package.module.Name'",
 )
+loss_name = Rule(
+  lambda name: name.isidentifier() or _is_import_path(name),
+  "be a name or an import path 'package.module.function'",
+)
+
+
+def _is_import_path(path):
+  return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", path)
 
 
 def between(low, high) -> Rule:
@@ -49,7 +57,7 @@ def field(default, meaning: str, rule: Rule = anything, *, may_change=False) -> 
   """A field of a configuration's dataclass.
 
   Args:
-    default: value where none is given.
+    default: value where none is given; a dict is copied.
     meaning: for people; sentences.
     rule: what the value must be.
     may_change: whether a run that is started again may have another value.
@@ -58,6 +66,8 @@ def field(default, meaning: str, rule: Rule = anything, *, may_change=False) -> 
     Field to be assigned in the body of a dataclass.
   """
   metadata = {"meaning": meaning, "rule": rule, "may_change": may_change}
+  if isinstance(default, dict):
+    return dataclasses.field(default_factory=default.copy, metadata=metadata)
   return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -66,7 +76,7 @@ class Field(NamedTuple):
 
   Attributes:
     name: "section.field".
-    type_name: such as "float" or "tuple of str".
+    type_name: such as "float", "tuple of str" or "mapping".
     default: value where none is given.
     meaning: sentences, the rule among them.
     may_change: whether a run that is started again may have another value.
@@ -86,12 +96,17 @@ def describe(section: str, section_type) -> list[Field]:
     Field(
       f"{section}.{item.name}",
       _type_name(types[item.name]),
-      item.default,
+      _default(item),
       _meaning(item.metadata),
       item.metadata["may_change"],
     )
     for item in dataclasses.fields(section_type)
   ]
+
+
+def _default(item):
+  is_made = item.default is dataclasses.MISSING
+  return item.default_factory() if is_made else item.default
 
 
 def convert(section: str, section_type, values) -> tuple[dict[str, Any], list[str]]:
@@ -137,6 +152,10 @@ def is_tuple_of_str(section_type, name: str) -> bool:
 
 def _cast(value, type_hint):
   """The value in its field's type; integers pass for floats, lists for tuples."""
+  if _is_mapping(type_hint):
+    if not hasattr(value, "keys"):
+      raise TypeError
+    return _plain(value)
   if _is_tuple(type_hint):
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)):
       raise TypeError
@@ -146,6 +165,21 @@ def _cast(value, type_hint):
   if type(value) is not type_hint:
     raise TypeError
   return value
+
+
+def _plain(value):
+  """What JSON can hold, with tuples for lists and dicts for mappings."""
+  if hasattr(value, "keys"):
+    return {name: _plain(value[name]) for name in value}
+  if isinstance(value, (list, tuple)):
+    return tuple(map(_plain, value))
+  if not isinstance(value, (bool, int, float, str, type(None))):
+    raise TypeError
+  return value
+
+
+def _is_mapping(type_hint):
+  return typing.get_origin(type_hint) is Mapping
 
 
 def _is_tuple(type_hint):
@@ -159,6 +193,8 @@ def _element(type_hint):
 def _type_name(type_hint):
   if _is_tuple(type_hint):
     return f"tuple of {_element(type_hint).__name__}"
+  if _is_mapping(type_hint):
+    return "mapping"
   return type_hint.__name__
 
 

@@ -11,13 +11,13 @@ Data: VOCdevkit with VOC2007 (trainval and test) and VOC2012 (trainval).
 
 Rows of the paper's Table 1, each the command above with its own --model_dir and
 
-  --config.train.images_per_ranking=1     mini-batch 1:  52.4 / 80.2 / 56.7
-  --config.train.images_per_ranking=2     mini-batch 2:  53.0 / 81.7 / 57.8
-  --config.train.images_per_ranking=4     mini-batch 4:  52.8 / 82.2 / 58.0
-  --config.train.delta=0.25               delta 0.25:    50.2 / 80.7 / 53.6
-  --config.train.delta=0.5                delta 0.5:     51.3 / 81.6 / 55.4
-  --config.train.delta=2.0                delta 2:       52.8 / 82.6 / 57.2
-  --config.train.interpolated=False       not interpolated: 52.6 / 82.2 / 57.1
+  --config.train.loss_options.images_per_ranking=1   mini-batch 1:  52.4 / 80.2 / 56.7
+  --config.train.loss_options.images_per_ranking=2   mini-batch 2:  53.0 / 81.7 / 57.8
+  --config.train.loss_options.images_per_ranking=4   mini-batch 4:  52.8 / 82.2 / 58.0
+  --config.train.loss_options.delta=0.25             delta 0.25:    50.2 / 80.7 / 53.6
+  --config.train.loss_options.delta=0.5              delta 0.5:     51.3 / 81.6 / 55.4
+  --config.train.loss_options.delta=2.0              delta 2:       52.8 / 82.6 / 57.2
+  --config.train.loss_options.interpolated=False     not interpolated: 52.6 / 82.2 / 57.1
 
 and of its Table 2:
 

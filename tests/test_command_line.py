@@ -35,7 +35,9 @@ class TestConfigFlag:
       ("--config.modle.x=1", ["'modle.x'", "train.learning_rate"]),
       ("--config.train.learing_rate=1", ["did you mean 'train.learning_rate'?"]),
       ("-config.train.x.y=1", ["'train.x.y'", "train.learning_rate"]),
-      ("--noconfig.train.interpolatd", ["did you mean 'train.interpolated'?"]),
+      ("--noconfig.train.determinstic", ["did you mean 'train.deterministic'?"]),
+      ("--config.train.loss_options=0.5", ["must be a mapping, as in", "got 0.5"]),
+      ("--config.train.loss_options.a.b=1", ["'train.loss_options.a.b'"]),
       ("--config.train=3", ["no config field 'train'"]),
       ("--config.train.learning_rate=abc", ["--config.train.learning_rate", "'abc'"]),
       ("--config.train.epochs=1.5", ["--config.train.epochs", "'1.5'"]),
@@ -74,7 +76,13 @@ class TestConfigFlag:
       "--config.train.epochs=4",
       "--config.train.epochs=5",
       "--config.model.backbone_weights=some/file.h5",
+      "--noconfig.data.check_images",
+      "--config.train.loss_options={'delta': 0.25, 'class_weights': (1.0, 2.0)}",
+      "--config.train.loss_options.form=gpu",
+      "--config.train.loss_options.delta",
+      "0.5",
       "--noconfig.train.interpolated",
+      "--config.train.images_per_ranking=2",
     )
     assert done.returncode == 0, done.stderr
     values = json.loads(done.stdout)
@@ -83,7 +91,15 @@ class TestConfigFlag:
     assert values["train"]["learning_rate"] == 1.0
     assert values["train"]["decay_epochs"] == [3]
     assert values["train"]["epochs"] == 5
-    assert values["train"]["interpolated"] is False
+    assert values["data"]["check_images"] is False
+    assert values["train"]["loss_options"] == {
+      "delta": 0.5,
+      "class_weights": [1.0, 2.0],
+      "form": "gpu",
+      "interpolated": False,  # by its old name
+      "images_per_ranking": 2,
+    }
+    assert "train.loss_options.images_per_ranking" in done.stderr
     assert values["model"]["backbone_weights"] == "some/file.h5"
 
   def test_overrides_of_a_saved_eval_section(self, tmp_path):

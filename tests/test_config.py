@@ -7,6 +7,7 @@ import os
 import pytest
 
 from ap_detect import config as config_lib
+from ap_detect import losses
 from ap_detect.models import backbones, heads
 
 SHAPES = {"data": {"format": "shapes"}}
@@ -63,7 +64,7 @@ class TestResolve:
       ("train.learning_rate", True, "float"),
       ("train.epochs", 1.5, "int"),
       ("train.epochs", True, "int"),
-      ("train.interpolated", 1, "bool"),
+      ("train.deterministic", 1, "bool"),
       ("model.backbone", 50, "str"),
       ("model.backbone", None, "str"),
       ("data.image_size_px", 128, "tuple of int"),
@@ -72,6 +73,9 @@ class TestResolve:
       ("data.zoom_range", ("a", 1.0), "tuple of float"),
       ("data.class_names", (1, 2), "tuple of str"),
       ("model.anchor_octave_scales", ("a",), "tuple of float"),
+      ("train.loss_options", 0.5, "mapping"),
+      ("train.loss_options", ("delta", 0.5), "mapping"),
+      ("train.loss_options", {"delta": {0.5}}, "mapping"),
     ],
   )
   def test_wrong_type(self, name, value, type_name):
@@ -100,8 +104,10 @@ class TestResolve:
     message = fault_of({"train.epochs": "x", "model.bone": 1, "data.root": 3})
     for part in ("train.epochs must be", "'model.bone'", "data.root must be"):
       assert part in message
-    message = fault_of({"train.epochs": 0, "train.delta": -1.0, "data.format": "zip"})
-    for part in ("train.epochs must be", "train.delta must be", "data.format must be"):
+    message = fault_of(
+      {"train.epochs": 0, "train.decay_factor": -1.0, "data.format": "zip"}
+    )
+    for part in ("train.epochs must be", "train.decay_factor must", "data.format must"):
       assert part in message
 
   @pytest.mark.parametrize(
@@ -130,14 +136,14 @@ class TestResolve:
       ("train.weight_decay", -0.1, "must not be negative"),
       ("train.optimizer", "rmsprop", "'sgdw'"),
       ("train.schedule", "linear", "'cosine'"),
-      ("train.classification_loss", "hinge", "'focal_loss'"),
+      ("train.classification_loss", "my loss", "be a name or an import path"),
+      ("train.classification_loss", "package.", "'package.module.function', got"),
+      ("train.box_loss", "iou", "('smooth_l1', 'l1', 'giou'), got 'iou'"),
       ("eval.score_threshold", 1.0, "[0, 1)"),
       ("eval.batch_size", 0, "must be positive"),
       ("eval.test_scales", ("500",), "'500/833'"),
       ("eval.test_scales", ("500/833", "833/500"), "shorter side first"),
       ("eval.test_scales", ("0/10",), "'500/833'"),
-      ("train.images_per_ranking", 3, "must divide train.batch_size, got 3 and 8"),
-      ("train.images_per_ranking", -1, "must divide"),
       ("data.augmentation", "mosaic", "'ssd'"),
       ("train.seed", -1, "train.seed must be 0 to 2147483647, got -1"),
       ("train.seed", 2**31, "must be 0 to 2147483647, got 2147483648"),
@@ -159,6 +165,9 @@ class TestResolve:
   def test_head_initializers_are_those_there_are(self):
     assert config_lib.HEAD_INITIALIZERS == heads.INITIALIZERS
 
+  def test_box_losses_are_those_there_are(self):
+    assert (*losses.OFFSET_LOSSES, *losses.BOX_LOSSES) == config_lib.BOX_LOSSES
+
   def test_every_backbone_is_named(self):
     (backbone,) = (
       item for item in config_lib.describe("model") if item.name == "model.backbone"
@@ -172,6 +181,8 @@ class TestResolve:
       {"train.seed": 2**31 - 1},
       {"train.callbacks": ("package.module.Name", "package.name")},
       {"train.box_loss_normalizer": "global"},
+      {"train.classification_loss": "hinge_loss"},  # which training looks for
+      {"train.classification_loss": "package.module.function"},
       {"model.frozen_levels": 0},
       {"model.frozen_levels": 5},
     ],
@@ -189,6 +200,90 @@ class TestResolve:
   def test_ssd_does_not_zoom(self):
     message = fault_of({"data.augmentation": "ssd", "data.zoom_range": (0.5, 2.0)})
     assert "data.zoom_range must be (1.0, 1.0) with augmentation 'ssd'" in message
+
+
+class TestLossOptions:
+  def test_mapping_with_tuples_for_lists(self):
+    values = config_lib.default_config()
+    values.data.format = "shapes"
+    values.train.loss_options = {"delta": 0.5, "form": None}
+    values.train.loss_options.class_weights = [1, 2.0]
+    config = config_lib.resolve(values)
+    expected = {"delta": 0.5, "form": None, "class_weights": (1, 2.0)}
+    assert config.train.loss_options == expected
+    assert config_lib.resolve(SHAPES).train.loss_options == {}
+    saved = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert config_lib.resolve(saved) == config
+
+  def test_defaults_are_not_shared(self):
+    config_lib.TrainConfig().loss_options["delta"] = 0.5
+    assert config_lib.TrainConfig().loss_options == {}
+
+  def test_overrides_in_their_order(self):
+    values = {"train": {"loss_options": {"delta": 2.0}}, **SHAPES}
+
+    def options(*overrides):
+      return config_lib.override_loss_options(values, list(overrides))["train"]
+
+    assert options(("train.loss_options.beta", 1)) == {
+      "loss_options": {"delta": 2.0, "beta": 1}
+    }
+    one_and_all = [("train.loss_options.delta", 0.5), ("train.loss_options", {"a": 1})]
+    assert options(*one_and_all) == {"loss_options": {"a": 1}}
+    assert options(*one_and_all[::-1]) == {"loss_options": {"a": 1, "delta": 0.5}}
+    assert options(("train.delta", 1.0)) == {"loss_options": {"delta": 1.0}}
+    assert values["train"] == {"loss_options": {"delta": 2.0}}
+
+
+@pytest.fixture
+def said(hear):
+  config_lib._say_once.cache_clear()
+  return hear("info")
+
+
+OLD = {"delta": 0.5, "interpolated": False, "images_per_ranking": 2}
+
+
+class TestOldNames:
+  """train.delta, interpolated and images_per_ranking of earlier versions."""
+
+  def test_are_moved_and_said_once(self, said):
+    old = {f"train.{name}": value for name, value in OLD.items()}
+    for _ in range(2):
+      assert resolve(old) == resolve({"train.loss_options": OLD})
+    (line,) = said
+    for name in OLD:
+      assert f"train.{name}" in line and f"train.loss_options.{name}" in line
+
+  def test_in_a_config_file(self, said):
+    values = config_lib.default_config()
+    values.data.format = "shapes"
+    values.train.delta = 0.5
+    assert config_lib.resolve(values).train.loss_options == {"delta": 0.5}
+    assert len(said) == 1
+
+  def test_all_images_together_was_0(self, said):
+    config = resolve({"train.images_per_ranking": 0})
+    assert config.train.loss_options == {"images_per_ranking": None}
+
+  def test_what_a_loss_ignored_is_left_out(self, said):
+    loss = {"train.classification_loss": "focal_loss"}
+    saved = {"train.delta": 1.0, "train.interpolated": True, **loss}
+    assert resolve(saved).train.loss_options == {}
+    assert not said  # an earlier version wrote the defaults for every loss
+    assert resolve({**loss, "train.delta": 0.5}).train.loss_options == {}
+    assert said == ["train.delta is left out, for focal_loss has no such option"]
+    loss = {"train.classification_loss": "auc_loss", "train.interpolated": False}
+    assert resolve({**loss, "train.delta": 0.5}).train.loss_options == {"delta": 0.5}
+
+  def test_two_values_of_one_option(self, said):
+    both = {"train.delta": 0.5, "train.loss_options": {"delta": 0.5}}
+    assert resolve(both).train.loss_options == {"delta": 0.5}
+    message = fault_of({"train.delta": 1.0, "train.loss_options": {"delta": 0.5}})
+    assert "train.loss_options.delta, is given by both names, as 1.0 and 0.5" in message
+
+  def test_their_types_are_the_loss_s_to_check(self, said):
+    assert resolve({"train.delta": "a"}).train.loss_options == {"delta": "a"}
 
 
 class TestFile:
@@ -254,14 +349,15 @@ class TestDescribe:
   @pytest.mark.parametrize(
     ("name", "type_name", "said"),
     [
-      ("train.delta", "float", "in logits. Must be positive."),
+      ("train.decay_factor", "float", "decay_epochs. Must be positive."),
+      ("train.loss_options", "mapping", "--config.train.loss_options.delta=0.5"),
       ("train.callbacks", "tuple of str", "without arguments."),
       (
         "data.image_size_px",
         "tuple of int",
         "Must be (height, width), multiples of 32",
       ),
-      ("train.interpolated", "bool", "Whether AP-loss uses interpolated precision."),
+      ("data.drop_empty_images", "bool", "Whether images without objects are"),
     ],
   )
   def test_type_meaning_and_rule(self, name, type_name, said):
@@ -291,6 +387,14 @@ class TestChanges:
       ("model.fpn_channels", 256, 16, False),
       ("train.epochs", 160, 3, True),
       ("eval.nms_iou", 0.5, 0.6, True),
+    ]
+
+  def test_each_option_of_a_loss(self):
+    one = resolve({"train.loss_options": {"delta": 0.5, "beta": None}})
+    other = resolve({"train.loss_options": {"alpha": 1, "delta": 2}})
+    assert config_lib.changes(one, other) == [
+      ("train.loss_options.delta", 0.5, 2, False),
+      ("train.loss_options.alpha", None, 1, False),
     ]
 
   def test_there_are_none(self):

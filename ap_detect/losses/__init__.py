@@ -1,5 +1,8 @@
 """Losses. One file a loss; what is public is listed here.
 
+Configs name a loss of CLASSIFICATION_LOSSES, or of the two kinds of box losses: of
+encoded offsets and of the boxes themselves.
+
 `pairwise`, `ranking`, `interval_grid`, `scans` and `branching` are the engine of the
 ranking losses.
 """
@@ -12,9 +15,21 @@ from ap_detect.losses.keras_losses import APLoss, AUCLoss
 from ap_detect.losses.labels import BACKGROUND, IGNORED
 from ap_detect.losses.quality_focal_loss import quality_focal_loss
 
+CLASSIFICATION_LOSSES = {
+  "ap_loss": ap_loss,
+  "auc_loss": auc_loss,
+  "focal_loss": focal_loss,
+  "quality_focal_loss": quality_focal_loss,
+}
+OFFSET_LOSSES = {"smooth_l1": smooth_l1, "l1": l1}
+BOX_LOSSES = {"giou": giou}
+
 __all__ = [
   "BACKGROUND",
+  "BOX_LOSSES",
+  "CLASSIFICATION_LOSSES",
   "IGNORED",
+  "OFFSET_LOSSES",
   "APLoss",
   "AUCLoss",
   "ap_loss",

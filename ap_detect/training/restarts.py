@@ -8,6 +8,7 @@ from absl import logging
 
 from ap_detect import config as config_lib
 from ap_detect.runs import folder
+from ap_detect.training import classification_losses
 
 _START_ANEW = (
   "start a new run from its weights: the same command with --model_dir=<another folder> "
@@ -23,7 +24,7 @@ def check_changes(model_dir, record, config):
     record: the run's record, as runs.folder.read_record gives it.
     config: Config of the start.
   """
-  changes = config_lib.changes(config_lib.resolve(record["config"]), config)
+  changes = _changes(record["config"], config)
   refused = [
     f"{change.name}: {change.before!r} -> {change.after!r}"
     for change in changes
@@ -36,6 +37,16 @@ def check_changes(model_dir, record, config):
       )
       + f"\nGive the saved values to continue it. Otherwise {_START_ANEW.format(model_dir)}"
     )
+
+
+def _changes(saved, config):
+  """What config.changes finds between a record's config and that of a start."""
+  loss = config.train.classification_loss
+  before, after = (
+    classification_losses.with_defaults(each, of=loss)
+    for each in (config_lib.resolve(saved), config)
+  )
+  return config_lib.changes(before, after)
 
 
 def check_classes(model_dir, record, classes):
@@ -91,10 +102,9 @@ def enter_changes(record, config, *, num_replicas, split_size) -> bool:
     Whether it changes anything.
   """
   clock = record.clock
-  before = config_lib.resolve(record.config)
   changes = {
     change.name: [change.before, change.after]
-    for change in config_lib.changes(before, config)
+    for change in _changes(record.config, config)
   }
   if record.replicas != num_replicas:
     changes["replicas"] = [record.replicas, num_replicas]

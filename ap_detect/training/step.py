@@ -14,20 +14,10 @@ from typing import Any, Callable, NamedTuple
 
 import tensorflow as tf
 
+from ap_detect import boxes as box_ops
 from ap_detect import losses, matching
 from ap_detect.models import drop_connect
-
-
-def with_gradient(loss: Callable) -> Callable:
-  """Function (logits, labels) -> (loss, its gradient by the logits) of a loss."""
-
-  def loss_and_gradient(logits, labels):
-    with tf.GradientTape() as tape:
-      tape.watch(logits)
-      value = loss(logits, labels)
-    return value, tape.gradient(value, logits)
-
-  return loss_and_gradient
+from ap_detect.training.classification_losses import ClassificationLoss
 
 
 class Scalars(NamedTuple):
@@ -99,9 +89,9 @@ class TrainingStep:
     feed: Feed.
     strategy: the tf.distribute strategy that all of them were made under.
     assign_targets: function of a batch to matching.Targets.
-    classification: function (logits [B, A, K], labels [B, A]) -> (loss [], its gradient
-      by the logits).
-    classification_name: of that loss in the logs.
+    anchors: [A, 4] float32, yxyx, pixels; those of the network's outputs.
+    classification: ClassificationLoss.
+    box_loss: name of a loss in losses.OFFSET_LOSSES or losses.BOX_LOSSES.
     box_loss_weight: weight of the box loss beside the classification loss.
     box_loss_normalizer: "replica": the box loss is a mean over the positive anchors of
       the replica's own batch, as in the authors' release. "global": over those of all
@@ -122,8 +112,9 @@ class TrainingStep:
     strategy,
     *,
     assign_targets: Callable,
-    classification: Callable,
-    classification_name="classification_loss",
+    anchors,
+    classification: ClassificationLoss,
+    box_loss="smooth_l1",
     box_loss_weight=1.0,
     box_loss_normalizer="replica",
     weight_decay=0.0,
@@ -136,8 +127,9 @@ class TrainingStep:
     self._optimizer = optimizer
     self._feed = feed
     self._strategy = strategy
+    self._anchors = anchors
     self._classification = classification
-    self._classification_name = classification_name
+    self._box_loss = box_loss
     self._box_loss_weight = box_loss_weight
     self._box_loss_normalizer = box_loss_normalizer
     self._weight_decay = weight_decay
@@ -237,22 +229,49 @@ class TrainingStep:
 
   def _run_ranking(self, outputs, targets, box_divisor):
     """(Scalars, gradients of the total loss by the two outputs)."""
-    class_logits, box_outputs = outputs
     is_positive = targets.labels > matching.BACKGROUND
-    classification, by_logits = self._classification(class_logits, targets.labels)
     with tf.GradientTape() as tape:
-      tape.watch(box_outputs)
-      box = losses.smooth_l1(
-        box_outputs, targets.box_targets, is_positive, normalizer=box_divisor
-      )
-      weighted = self._box_loss_weight * box
+      tape.watch(outputs)
+      classification = self._rank_classes(outputs, targets, is_positive)
+      box = self._compare_boxes(outputs, targets, is_positive, box_divisor)
+      total = classification + self._box_loss_weight * box
     means = {
-      "total_loss": classification + weighted,
-      self._classification_name: classification,
+      "total_loss": total,
+      self._classification.name: classification,
       "box_loss": box,
     }
     sums = {
       "num_positive_anchors": tf.reduce_sum(tf.cast(is_positive, tf.float32)),
       "objects_without_anchor": tf.cast(targets.num_unmatched_objects, tf.float32),
     }
-    return Scalars(means, sums), (by_logits, tape.gradient(weighted, box_outputs))
+    return Scalars(means, sums), tape.gradient(total, outputs)
+
+  def _rank_classes(self, outputs, targets, is_positive):
+    class_logits, box_outputs = outputs
+    loss = functools.partial(
+      self._classification.function, class_logits, targets.labels
+    )
+    if not self._classification.takes_qualities:
+      return loss()
+    boxes = self._decode(tf.stop_gradient(box_outputs), is_positive)
+    objects = self._decode(targets.box_targets, is_positive)
+    iou = box_ops.iou(boxes[..., tf.newaxis, :], objects[..., tf.newaxis, :])
+    return loss(qualities=tf.where(is_positive, iou[..., 0, 0], 0.0))
+
+  def _compare_boxes(self, outputs, targets, is_positive, normalizer):
+    _, box_outputs = outputs
+    if self._box_loss in losses.OFFSET_LOSSES:
+      loss, pair = losses.OFFSET_LOSSES, (box_outputs, targets.box_targets)
+    else:
+      loss = losses.BOX_LOSSES
+      pair = tuple(
+        self._decode(offsets, is_positive)
+        for offsets in (box_outputs, targets.box_targets)
+      )
+    return loss[self._box_loss](*pair, is_positive, normalizer=normalizer)
+
+  def _decode(self, offsets, is_positive):
+    """Boxes [B, A, 4] of offsets; the anchor itself where it is not positive."""
+    # Before decoding, for what is not finite would be so in the gradient: 0 times NaN.
+    offsets = tf.where(is_positive[..., tf.newaxis], offsets, 0.0)
+    return box_ops.decode(offsets, self._anchors)

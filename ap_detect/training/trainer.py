@@ -10,7 +10,7 @@ import math
 import tensorflow as tf
 from absl import logging
 
-from ap_detect import logs, losses, matching
+from ap_detect import logs, matching
 from ap_detect.data import pipeline
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import folder, replicas
@@ -18,6 +18,7 @@ from ap_detect.runs import lock as lock_lib
 from ap_detect.runs import memory as memory_lib
 from ap_detect.runs import model as model_lib
 from ap_detect.training import (
+  classification_losses,
   evaluation,
   initial_weights,
   loop,
@@ -52,6 +53,8 @@ def train(config, model_dir, *, strategy=None):
     KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came; the state is saved.
   """
   with lock_lib.lock(model_dir), logs.kept(model_dir), signals.StopSignals() as stops:
+    classification_losses.find(config.train)
+    config = classification_losses.with_defaults(config)
     strategy = strategy or replicas.make_strategy()  # before TensorFlow does anything
     is_new = folder.is_unused(model_dir)
     record = None if is_new else restarts.read_newest_record(model_dir)
@@ -62,6 +65,7 @@ def train(config, model_dir, *, strategy=None):
     classes = folder.Classes(train_set.class_names, tuple(train_set.category_ids))
     if record:
       restarts.check_classes(model_dir, record, classes)
+    classification_losses.check(config.train, len(classes.names))
     if config.train.deterministic:
       tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.train.seed)
@@ -187,6 +191,7 @@ def make_step(config, network, optimizer, feed, strategy, *, in_pieces=False):
   compile_replica = train.jit_compile == "always" or (
     train.jit_compile == "auto" and replicas.compiles_by_default(strategy)
   )
+  anchors = model_lib.make_anchors(config)
   return step_lib.TrainingStep(
     network,
     optimizer,
@@ -194,13 +199,14 @@ def make_step(config, network, optimizer, feed, strategy, *, in_pieces=False):
     strategy,
     assign_targets=functools.partial(
       _assign_targets,
-      anchors=model_lib.make_anchors(config),
+      anchors=anchors,
       positive_iou=model.positive_iou,
       negative_iou=model.negative_iou,
       force_match=model.force_match,
     ),
-    classification=_classification_loss(train),
-    classification_name=train.classification_loss,
+    anchors=anchors,
+    classification=classification_losses.find(train),
+    box_loss=train.box_loss,
     box_loss_weight=train.box_loss_weight,
     box_loss_normalizer=train.box_loss_normalizer,
     weight_decay=0.0 if is_decayed_by_optimizer else train.weight_decay,
@@ -214,22 +220,6 @@ def make_step(config, network, optimizer, feed, strategy, *, in_pieces=False):
 def _assign_targets(batch, *, anchors, **options):
   return matching.match_anchors(
     anchors, batch["boxes"], batch["classes"], batch["ignored"], **options
-  )
-
-
-def _classification_loss(train):
-  """Function (logits, labels) -> (loss, gradient), of a TrainConfig."""
-  if train.classification_loss == "focal_loss":
-    return step_lib.with_gradient(losses.focal_loss)
-  options = {
-    "delta": train.delta,
-    "images_per_ranking": train.images_per_ranking or None,
-    "jit_compile": train.jit_compile != "never",
-  }
-  if train.classification_loss == "auc_loss":
-    return functools.partial(losses.auc_loss_and_gradient, **options)
-  return functools.partial(
-    losses.ap_loss_and_gradient, interpolated=train.interpolated, **options
   )
 
 

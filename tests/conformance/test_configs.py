@@ -34,9 +34,12 @@ def overrides_in(text):
 
 def override(values, name, text):
   """Sets a field of a ConfigDict as the command line does."""
-  section, field = name.split(".")
-  is_text = isinstance(values[section][field], str)
-  values[section][field] = text if is_text else ast.literal_eval(text)
+  section, *parts, field = name.split(".")
+  fields = values[section]
+  for part in parts:  # loss_options
+    fields = fields[part]
+  is_text = isinstance(fields.get(field), str)
+  fields[field] = text if is_text else ast.literal_eval(text)
 
 
 ROWS = [
@@ -64,7 +67,9 @@ def reduced(values):
   values.model.head_convolutions = 1
   values.data.image_size_px = (SIZE_PX, SIZE_PX)
   values.data.root = values.data.root or "given by the user"
-  values.train.batch_size = max(2, values.train.images_per_ranking)
+  values.train.batch_size = max(
+    2, values.train.loss_options.get("images_per_ranking", 0)
+  )
   return config_lib.resolve(values)
 
 

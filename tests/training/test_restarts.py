@@ -23,6 +23,7 @@ from ap_detect.training import (
   trainer,
   validation,
 )
+from ap_detect.training.classification_losses import with_defaults
 
 IMAGES = 16
 
@@ -151,7 +152,8 @@ class TestTheClock:
   @pytest.mark.parametrize("images", [8, pytest.param(32, marks=pytest.mark.slow)])
   def test_another_number_of_images(self, base, run_dir, make_strategy, images, said):
     """Of data that may change in number, such as a folder that pictures are added to."""
-    rewrite_config(run_dir, base({"data.shapes_train_images": images}))
+    saved = base({"data.shapes_train_images": images})
+    rewrite_config(run_dir, dataclasses.asdict(saved))
     config = base({"data.shapes_train_images": images})
     trainer.train(config, run_dir, strategy=make_strategy(1))
     rows = read_rows(run_dir)
@@ -190,11 +192,11 @@ class TestTheClock:
       }
     ]
     # Used everywhere afterwards.
-    assert folder.load_config(run_dir) == base(changes)
+    assert folder.load_config(run_dir) == with_defaults(base(changes))
 
 
 def rewrite_config(run_dir, config):
-  """Makes a run's record that of another config, whose change would be refused."""
+  """Makes a run's record that of another config (nested values)."""
   saved = folder.load_config(run_dir)
   network = model_lib.build_network(saved, 6, pretrained=False)
   optimizer = trainer.make_optimizer(saved.train, step.Feed(), network)
@@ -203,7 +205,7 @@ def rewrite_config(run_dir, config):
     run_dir, network, optimizer, record, keep_checkpoints=2
   )
   path = run_state.restore_latest()
-  run_state.record.config = dataclasses.asdict(config)
+  run_state.record.config = config
   shutil.rmtree(os.path.dirname(path))
   run_state.save()
 
@@ -233,6 +235,26 @@ class TestWhatMayChange:
       "--config.train.epochs=6"
     ) in said
     assert sorted(os.listdir(os.path.join(model_dir, "checkpoints"))) == before
+
+  def test_record_with_old_names(self, trained_run, make_config, tmp_path, said):
+    """Earlier versions had train.delta, interpolated and images_per_ranking."""
+    model_dir = str(tmp_path / "run")
+    shutil.copytree(trained_run, model_dir)
+    config = make_config({"train.classification_loss": "ap_loss"})
+    old = dataclasses.asdict(config)
+    del old["train"]["loss_options"], old["train"]["box_loss"]
+    old["train"] |= {"delta": 1.0, "interpolated": True, "images_per_ranking": 0}
+    rewrite_config(model_dir, old)
+    for options in ({}, {"delta": 1, "interpolated": True}, {"delta": 0.5}):
+      changes = {"train.classification_loss": "ap_loss", "train.loss_options": options}
+      if options == {"delta": 0.5}:
+        with pytest.raises(ValueError, match=r"loss_options\.delta: 1\.0 -> 0\.5\n"):
+          trainer.train(make_config(changes), model_dir)
+      else:
+        trainer.train(make_config(changes), model_dir)
+        assert "this run is finished" in said[-1]
+    record = folder.read_record(folder.checkpoint_paths(model_dir)[0])
+    assert record["changes"] == []
 
   def test_a_run_that_broke_continues_with_a_lower_rate(self, base, run_dir):
     """Finding: the message advised it, and the folder refused it."""

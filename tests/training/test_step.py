@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from oracles import box_losses as box_loss_oracle
+from oracles import boxes as box_oracle
 
+from ap_detect import boxes as box_ops
+from ap_detect import losses, matching
 from ap_detect.runs import model as model_lib
 from ap_detect.training import optimizers, trainer
 from ap_detect.training import step as step_lib
@@ -26,17 +30,17 @@ def make_step(config, strategy, make_network, optimizer=""):
     return network, trainer.make_step(config, network, made, feed, strategy)
 
 
-def make_batch(seed, num_images=2):
+def make_batch(seed, num_images=2, side=128):
   """Noise with an object that anchors reach, one that none does, and padding."""
   rng = np.random.default_rng(seed)
-  corner = rng.uniform(0, 80, [num_images, 3, 2])
+  corner = rng.uniform(0, side - 48, [num_images, 3, 2])
   size = rng.uniform(20, 40, [num_images, 3, 2])
   boxes = np.concatenate([corner, corner + size], axis=-1).astype(np.float32)
   boxes[:, 1] = [-500, -500, -400, -400]
   classes = rng.integers(1, NUM_CLASSES + 1, [num_images, 3]).astype(np.int32)
   classes[:, 2] = 0
   return {
-    "image": rng.uniform(0, 255, [num_images, 128, 128, 3]).astype(np.float32),
+    "image": rng.uniform(0, 255, [num_images, side, side, 3]).astype(np.float32),
     "boxes": boxes,
     "classes": classes,
     "ignored": np.zeros([num_images, 3], bool),
@@ -164,15 +168,13 @@ class _TwoWeights(tf.keras.Model):
 @pytest.fixture
 def by_hand(make_config, one_device, monkeypatch):
   """Function of a config's changes to (network, step): losses 3 x kernel and 2 x bias."""
-  monkeypatch.setattr(
-    trainer,
-    "_classification_loss",
-    lambda train: step_lib.with_gradient(
-      lambda logits, labels: 3 * tf.reduce_mean(logits)
-    ),
+  monkeypatch.setitem(
+    losses.CLASSIFICATION_LOSSES,
+    "focal_loss",
+    lambda logits, labels: 3 * tf.reduce_mean(logits),
   )
-  monkeypatch.setattr(
-    step_lib.losses,
+  monkeypatch.setitem(
+    losses.OFFSET_LOSSES,
     "smooth_l1",
     lambda outputs, targets, is_positive, normalizer: 2 * tf.reduce_mean(outputs),
   )
@@ -229,3 +231,149 @@ def test_box_loss_weight(by_hand, one_device):
   assert logs["box_loss"] == pytest.approx(2, rel=1e-5)
   found = [network.kernel.numpy()[0], network.bias.numpy()[0]]
   np.testing.assert_allclose(found, [1 - 0.1 * 3, 1 - 0.1 * 0.5], rtol=1e-5)
+
+
+def make_answers(anchors, seed=0):
+  """(Outputs, Targets) of 2 images: random, with positive, ignored, background anchors."""
+  rng = np.random.default_rng(seed)
+  shape = [2, len(anchors)]
+  labels = rng.choice([-1, 0, 1, 2, 3], shape, p=[0.1, 0.6, 0.1, 0.1, 0.1])
+  box_targets = rng.normal(size=[*shape, 4]) * (labels > 0)[..., None]
+  outputs = (
+    tf.constant(rng.normal(size=[*shape, NUM_CLASSES]), tf.float32),
+    tf.constant(box_targets + 0.3 * rng.normal(size=[*shape, 4]), tf.float32),
+  )
+  targets = matching.Targets(
+    tf.constant(labels, tf.int32), tf.constant(box_targets, tf.float32), tf.constant(0)
+  )
+  return outputs, targets
+
+
+@pytest.fixture
+def make_ranking(make_config, one_device):
+  """Function of a config's changes to (anchors, what ranks and compares in its step)."""
+
+  def make(changes):
+    config = make_config({"data.image_size_px": (32, 32), **changes})
+    anchors = model_lib.make_anchors(config)
+    _, step = make_step(config, one_device, lambda: _TwoWeights(len(anchors)))
+    return anchors, step._rank
+
+  return make
+
+
+class TestLosses:
+  @pytest.mark.parametrize("name", losses.CLASSIFICATION_LOSSES)
+  @pytest.mark.parametrize("box_loss", [*losses.OFFSET_LOSSES, *losses.BOX_LOSSES])
+  def test_every_pair_of_them_trains(self, name, box_loss, make_config, one_device):
+    config = make_config(
+      {
+        "train.classification_loss": name,
+        "train.box_loss": box_loss,
+        "train.optimizer": "sgd",
+        "train.jit_compile": "never",
+        "data.image_size_px": (64, 64),
+      }
+    )
+    num_anchors = len(model_lib.make_anchors(config))
+    tf.config.run_functions_eagerly(True)
+    try:
+      network, step = make_step(config, one_device, lambda: _TwoWeights(num_anchors))
+      logs = one_step(step, one_device, [make_batch(1, side=64)])
+    finally:
+      tf.config.run_functions_eagerly(False)
+    assert logs["num_positive_anchors"] > 0 < logs["box_loss"]
+    total = logs[name] + logs["box_loss"]
+    assert logs["total_loss"] == pytest.approx(total, rel=1e-6)
+    if name in ("focal_loss", "quality_focal_loss"):
+      # All scores are equal, so that those of a ranking pull at no common weight.
+      assert network.kernel.numpy()[0] < 1
+    assert network.bias.numpy()[0] != 1
+
+  def test_smooth_l1_and_ap_loss_to_the_bit(self, make_ranking):
+    """The step adds nothing to what the losses say of the same outputs."""
+    anchors, rank = make_ranking({"train.classification_loss": "ap_loss"})
+    outputs, targets = make_answers(anchors)
+    scalars, gradients = rank(outputs, targets, tf.constant(7.0))
+    value, by_logits = losses.ap_loss_and_gradient(outputs[0], targets.labels)
+    with tf.GradientTape() as tape:
+      tape.watch(outputs[1])
+      box = losses.smooth_l1(
+        outputs[1], targets.box_targets, targets.labels > 0, normalizer=tf.constant(7.0)
+      )
+    by_boxes = tape.gradient(box, outputs[1])
+    assert (scalars.means["ap_loss"], scalars.means["box_loss"]) == (value, box)
+    np.testing.assert_array_equal(gradients[0], by_logits)
+    np.testing.assert_array_equal(gradients[1], by_boxes)
+
+  def test_giou_is_that_of_decoded_boxes(self, make_ranking):
+    anchors, rank = make_ranking({"train.box_loss": "giou"})
+    outputs, targets = make_answers(anchors)
+    is_positive = targets.labels.numpy() > 0
+    scalars, gradients = rank(outputs, targets, tf.constant(3.0))
+    boxes, objects = (
+      [
+        box_oracle.decode(offsets, anchors[at[1]], box_ops.BOX_VARIANCES)
+        for at, offsets in zip(np.argwhere(is_positive), of.numpy()[is_positive])
+      ]
+      for of in (outputs[1], targets.box_targets)
+    )
+    mean = box_loss_oracle.giou(boxes, objects, [True] * len(boxes))
+    expected = mean * len(boxes) / 3
+    assert float(scalars.means["box_loss"]) == pytest.approx(expected, rel=1e-5)
+    assert np.all(gradients[1].numpy()[~is_positive] == 0)
+    assert np.any(gradients[1].numpy()[is_positive] != 0, axis=-1).all()
+
+  @pytest.mark.parametrize("box_loss", ["smooth_l1", "giou"])
+  def test_outputs_that_are_not_positive_have_no_influence(
+    self, box_loss, make_ranking
+  ):
+    changes = {"train.classification_loss": "quality_focal_loss"}
+    anchors, rank = make_ranking({**changes, "train.box_loss": box_loss})
+    outputs, targets = make_answers(anchors)
+    is_positive = (targets.labels > 0)[..., tf.newaxis]
+    broken = outputs[0], tf.where(is_positive, outputs[1], np.nan)
+    found, gradients = rank(broken, targets, tf.constant(3.0))
+    expected, slopes = rank(outputs, targets, tf.constant(3.0))
+    assert found.means == expected.means
+    for one, other in zip(gradients, slopes):
+      np.testing.assert_array_equal(one, other)
+
+
+class TestQualities:
+  def test_are_ious_of_positive_anchors(self, make_ranking, monkeypatch):
+    passed = []
+
+    def loss(logits, labels, *, qualities, factor):
+      passed.append(qualities)
+      return factor * tf.reduce_sum(qualities) * tf.reduce_sum(logits)
+
+    monkeypatch.setitem(losses.CLASSIFICATION_LOSSES, "focal_loss", loss)
+    anchors, rank = make_ranking(
+      {"train.loss_options": {"factor": 2.0}, "train.box_loss_weight": 0.0}
+    )
+    outputs, targets = make_answers(anchors)
+    _, gradients = rank(outputs, targets, tf.constant(1.0))
+    (qualities,) = passed
+    assert qualities.dtype == tf.float32
+    expected = np.zeros(targets.labels.shape)
+    for image, anchor in np.argwhere(targets.labels.numpy() > 0):
+      box, truth = (
+        box_oracle.decode(
+          of.numpy()[image, anchor].astype(float),
+          anchors[anchor],
+          box_ops.BOX_VARIANCES,
+        )
+        for of in (outputs[1], targets.box_targets)
+      )
+      expected[image, anchor] = box_oracle.iou(box, truth)
+    assert expected.max() > 0.9 > 0.8 > expected[expected > 0].min()
+    np.testing.assert_allclose(qualities, expected, atol=1e-5)
+    # Constants: the loss pulls at no box.
+    np.testing.assert_allclose(gradients[0], 2 * expected.sum(), rtol=1e-5)
+    np.testing.assert_array_equal(gradients[1], np.zeros(outputs[1].shape))
+
+  def test_are_not_computed_where_no_loss_takes_them(self, make_ranking, monkeypatch):
+    anchors, rank = make_ranking({"train.classification_loss": "ap_loss"})
+    monkeypatch.delattr(step_lib.box_ops, "decode")
+    rank(*make_answers(anchors), tf.constant(1.0))

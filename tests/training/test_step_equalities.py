@@ -26,7 +26,7 @@ def run_steps(make_config, make_strategy):
         "train.momentum": 0.9,
         "train.weight_decay": 1e-3,
         "train.clip_norm": 5.0,
-        "train.images_per_ranking": 1,
+        "train.loss_options": {"images_per_ranking": 1},
         "train.batch_size": IMAGES // replicas,
         "data.image_size_px": (SIDE, SIDE),
         **(changes or {}),
@@ -132,7 +132,7 @@ def test_compiled_equals_uncompiled_after_20_steps(
   run_steps, random_backbone, replicas
 ):
   """With drop-connect, whose masks are the same too."""
-  changes = {"train.images_per_ranking": 0, "model.backbone": random_backbone}
+  changes = {"train.loss_options": {}, "model.backbone": random_backbone}
   found = {
     jit_compile: run_steps(20, replicas, {**changes, "train.jit_compile": jit_compile})
     for jit_compile in ("never", "always")

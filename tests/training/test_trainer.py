@@ -15,6 +15,7 @@ from ap_detect.runs import data as data_lib
 from ap_detect.runs import files, folder
 from ap_detect.training import loop, restarts, schedules, state, trainer, validation
 from ap_detect.training import step as step_lib
+from ap_detect.training.classification_losses import with_defaults
 
 STEPS_PER_EPOCH, EPOCHS = 3, 3
 # Threads add floats in any order. Runs of 9 steps differed by no bit when this was
@@ -131,7 +132,7 @@ class TestFolder:
 
   def test_config_and_classes(self, make_config, trained_run):
     config = make_config({"train.classification_loss": "ap_loss"})
-    assert folder.load_config(trained_run) == config
+    assert folder.load_config(trained_run) == with_defaults(config)
     data = data_lib.open_training_split(config)
     classes = folder.Classes(data.class_names, tuple(data.category_ids))
     assert folder.load_classes(trained_run) == classes
@@ -239,8 +240,10 @@ class TestResume:
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
   def test_other_config_is_refused(self, make_config, interrupted):
-    with pytest.raises(ValueError, match=r"train\.delta: 1\.0 -> 2\.0"):
-      trainer.train(make_config({"train.delta": 2.0}), interrupted["model_dir"])
+    with pytest.raises(ValueError, match=r"train\.loss_options\.alpha: 0\.25 -> 0\.5"):
+      trainer.train(
+        make_config({"train.loss_options": {"alpha": 0.5}}), interrupted["model_dir"]
+      )
 
 
 class TestCheckChanges:
@@ -284,7 +287,7 @@ class TestCheckChanges:
     with pytest.raises(ValueError, match="holds a run of another config"):
       trainer.train(make_config({"train.momentum": 0.5}), uninterrupted)
     assert read_all() == before
-    assert folder.load_config(uninterrupted) == make_config()
+    assert folder.load_config(uninterrupted) == with_defaults(make_config())
 
   def test_other_classes(self, make_config, uninterrupted, record):
     classes = folder.load_classes(uninterrupted)
