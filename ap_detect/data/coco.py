@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import glob
-import json
 import os
 
 import numpy as np
 
-from ap_detect.data import dataset, folders, image_files, image_lists
+from ap_detect.data import annotation_json, dataset, folders, image_files, image_lists
 
 # Paths of a split's annotations: COCO's own, its shorter form, Roboflow's, and COCO's
 # for images without labels.
@@ -144,7 +143,7 @@ def _read_json(path, source):
   """The file's content, with the lists that every COCO file of its kind has."""
   try:
     with open(path, encoding="utf-8-sig") as file:
-      content = json.load(file)
+      content = annotation_json.load(file)
   except (OSError, ValueError, RecursionError) as error:
     raise dataset.DataError([f"{source}: cannot be read as JSON: {error}"]) from error
   if not isinstance(content, dict):
