@@ -1,19 +1,16 @@
 """AP-loss object detection for TensorFlow 2 / Keras.
 
-Importing this package selects the Keras 2 API (`tf_keras`) where TensorFlow's own
-default is Keras 3. Modules of the package import TensorFlow after this line has run,
-so that nobody needs to set `TF_USE_LEGACY_KERAS` by hand.
+Importing this package, or `ap_detect.losses`, selects no Keras. The parts that have
+networks (models, runs, training, serving, commands, `load`) are written for Keras 2 and
+select it when they are imported, see `legacy_keras`.
 """
 
 import os
-
-from ap_detect import legacy_keras
 
 # TensorFlow's notes on the processor's instructions and on absent GPUs would bury what
 # the commands print. What fails raises in Python all the same; set the variable to 0
 # to see everything.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-legacy_keras.select()
 
 
 def load(model_dir, checkpoint=""):

@@ -14,6 +14,9 @@ _SETTINGS = {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channel
 def select() -> None:
   """Makes `tf.keras` the Keras 2 API, whatever the TensorFlow version.
 
+  The packages that need it call this when they are imported, before they import
+  TensorFlow. Keras 3, imported as `keras`, may be in use beside it.
+
   TensorFlow up to 2.15 has Keras 2 built in and must not see the variable: without
   `tf_keras` installed it would fail to import. From 2.16 on `tf.keras` is Keras 3
   unless TF_USE_LEGACY_KERAS is set before `tf.keras` is used for the first time.
@@ -22,11 +25,15 @@ def select() -> None:
   keras.json say: another backend, type of floats or order of axes fits nothing here.
 
   Raises:
-    ImportError: Keras 3, or Keras with other settings, is already in use in this process.
+    ImportError: `tf.keras` is already in use as Keras 3, or with other settings. Nothing
+      was changed.
   """
   version = _tensorflow_version()
   if version is None:
     return
+  tensorflow = sys.modules.get("tensorflow")
+  if version >= (2, 16) and tensorflow is not None:
+    _refuse_keras_3(tensorflow)
   _refuse_other_settings("keras" if version < (2, 16) else "tf_keras")
   os.environ["KERAS_BACKEND"] = "tensorflow"
   # A folder that has no keras.json, and in which Keras cannot write one.
@@ -36,16 +43,22 @@ def select() -> None:
       os.environ.pop("TF_USE_LEGACY_KERAS", None)
     return
   os.environ["TF_USE_LEGACY_KERAS"] = "1"
-  tensorflow = sys.modules.get("tensorflow")
-  keras_version = getattr(getattr(tensorflow, "keras", None), "__version__", "2")
-  if keras_version.startswith("3."):
-    raise ImportError(
-      "ap_detect requires the Keras 2 API, but this process already uses Keras "
-      f"{keras_version} as tf.keras; import ap_detect before the first "
-      "use of tf.keras, or set TF_USE_LEGACY_KERAS=1"
-    )
   if tensorflow is not None and not getattr(tensorflow, "_tf_uses_legacy_keras", True):
     _redirect_imports(tensorflow)
+
+
+def _refuse_keras_3(tensorflow) -> None:
+  """Raises ImportError where `tf.keras` was used and is Keras 3."""
+  # Before that it is a loader, which any use would have choose; so look, don't ask.
+  keras = vars(tensorflow).get("keras")
+  version = vars(keras).get("__version__", "") if keras else ""
+  if version.startswith("3."):
+    raise ImportError(
+      "ap_detect's networks and training require Keras 2, but this process already uses "
+      f"Keras {version} as tf.keras; import them before the first use of tf.keras, use "
+      "Keras 3 as `import keras`, or set TF_USE_LEGACY_KERAS=1 (ap_detect.losses works "
+      "with either)"
+    )
 
 
 def _refuse_other_settings(package) -> None:
@@ -58,8 +71,8 @@ def _refuse_other_settings(package) -> None:
     if found != needed:
       raise ImportError(
         f"ap_detect requires Keras' {setting} to be {needed}, but this process uses "
-        f"{found}; import ap_detect before the first use of tf.keras, or change it by "
-        f"tf.keras.backend.set_{setting}"
+        f"{found}; import ap_detect.models before the first use of tf.keras, or change "
+        f"it by tf.keras.backend.set_{setting}"
       )
 
 
@@ -70,8 +83,9 @@ def _redirect_imports(tensorflow) -> None:
   """
   import tf_keras
 
-  folder = os.path.dirname(tf_keras.__file__)
-  tensorflow.__path__.insert(0, os.path.join(folder, "api", "_v2"))
+  folder = os.path.join(os.path.dirname(tf_keras.__file__), "api", "_v2")
+  if folder not in tensorflow.__path__:
+    tensorflow.__path__.insert(0, folder)
 
 
 def _tensorflow_version() -> tuple[int, int] | None:

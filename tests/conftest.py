@@ -7,7 +7,7 @@ import absl.logging
 import pytest
 import tensorflow as tf
 
-import ap_detect  # noqa: F401  selects Keras 2 before tf.keras is used
+from ap_detect import models  # noqa: F401  selects Keras 2 before tf.keras is used
 
 # Before anything makes a tensor: afterwards the devices are fixed.
 tf.config.set_logical_device_configuration(

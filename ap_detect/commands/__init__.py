@@ -8,7 +8,9 @@ import pathlib
 import runpy
 import sys
 
-from ap_detect import command_line
+from ap_detect import command_line, legacy_keras
+
+legacy_keras.select()
 
 NAMES = (
   "train",

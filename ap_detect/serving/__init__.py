@@ -1,1 +1,5 @@
 """The exported graph: signatures, labels, versions."""
+
+from ap_detect import legacy_keras
+
+legacy_keras.select()

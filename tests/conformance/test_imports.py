@@ -16,13 +16,12 @@ PACKAGE = pathlib.Path(ap_detect.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 # Each part and the parts it may import. A part may always import itself.
-BASE = ("legacy_keras",)
 PURE = ("errors", "boxes", "images", "config", "drawing", "charts", "losses")
 MIDDLE = ("anchors", "anchor_coverage", "matching", "models", "data", "metrics")
 MAY_IMPORT = {
-  "": (*BASE, "detector"),  # ap_detect/__init__.py, when load is called
+  "": ("detector",),  # ap_detect/__init__.py, when load is called
   "legacy_keras": (),
-  **{part: BASE for part in PURE},
+  **{part: () for part in PURE},
   "config_rules": (),
   "config_fields": ("config_rules",),
   "config": ("config_rules", "config_fields"),
@@ -32,14 +31,17 @@ MAY_IMPORT = {
   "anchors": ("boxes",),
   "anchor_coverage": ("boxes", "anchors"),
   "matching": ("boxes", "losses"),
-  "models": ("boxes", "anchors"),
+  "models": ("legacy_keras", "boxes", "anchors"),
   "data": ("errors", "boxes", "images"),
   "metrics": ("errors", "data"),
-  "runs": (*PURE, *MIDDLE),
-  "training": (*PURE, *MIDDLE, "logs", "runs"),
+  "runs": ("legacy_keras", *PURE, *MIDDLE),
+  "training": ("legacy_keras", *PURE, *MIDDLE, "logs", "runs"),
   "detector": ("errors", "images", "data", "runs", "training"),
-  "serving": ("errors", "models", "images"),
-  "commands": (*PURE, *MIDDLE, "command_line", "logs", "runs", "training", "serving"),
+  "serving": ("legacy_keras", "errors", "models", "images"),
+  "commands": (
+    *("legacy_keras", *PURE, *MIDDLE),
+    *("command_line", "logs", "runs", "training", "serving"),
+  ),
   "__main__": ("commands",),
 }
 

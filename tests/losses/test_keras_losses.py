@@ -1,43 +1,149 @@
+"""The losses in every Keras that is installed: Keras 2, and Keras 3 beside it."""
+
+import sys
+
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from ap_detect import losses
 
-
-@pytest.mark.parametrize(
+KERASES = [tf.keras] if keras.__version__.startswith("2.") else [tf.keras, keras]
+IDS = ["Keras 2", "Keras 3"][: len(KERASES)]
+in_every_keras = pytest.mark.parametrize("keras", KERASES, ids=IDS)
+for_every_loss = pytest.mark.parametrize(
   ("loss", "function"),
   [(losses.APLoss, losses.ap_loss), (losses.AUCLoss, losses.auc_loss)],
 )
-def test_value_is_the_functions(loss, function):
-  random = np.random.default_rng(0)
-  logits = random.normal(size=[12, 3]).astype(np.float32)
-  labels = random.integers(0, 4, 12)
-  expected = function(logits, labels, delta=0.5)
-  assert loss(delta=0.5)(labels, logits) == expected
-  assert loss(delta=0.5)(labels[:, None].astype(np.float32), logits) == expected
+
+# 2 images of 3 anchors: background, of class 2, ignored; of class 3, of class 1, background
+LABELS = np.array([[0, 2, -1], [3, 1, 0]])
+ONE_HOT = np.array(
+  [[[0, 0, 0], [0, 1, 0], [-1, -1, -1]], [[0, 0, 1], [1, 0, 0], [0, 0, 0]]], np.float32
+)
+LOGITS = np.random.default_rng(0).normal(size=[2, 3, 3]).astype(np.float32)
 
 
-@pytest.mark.parametrize("loss", [losses.APLoss, losses.AUCLoss])
-def test_config_rebuilds_it(loss):
-  original = loss(delta=0.25, jit_compile=False)
-  rebuilt = loss.from_config(original.get_config())
+@for_every_loss
+@pytest.mark.parametrize(
+  "y_true",
+  [
+    LABELS,
+    LABELS.astype(np.float32),
+    LABELS[..., np.newaxis],
+    ONE_HOT,
+    ONE_HOT.astype(np.int64),
+  ],
+  ids=["labels", "float labels", "a last dimension", "one-hot", "integer one-hot"],
+)
+def test_value_is_the_functions(loss, function, y_true):
+  expected = function(LOGITS, LABELS, delta=0.5)
+  assert 0 < expected < 1
+  assert loss(delta=0.5)(y_true, LOGITS) == expected
+  assert tf.function(loss(delta=0.5))(y_true, LOGITS) == expected
+
+
+def test_one_class_is_the_same_as_labels_and_as_one_hot():
+  labels = np.array([0, 1, -1, 1], np.float32)
+  logits = LOGITS.ravel()[:4, np.newaxis]
+  expected = losses.ap_loss(logits, labels.astype(int))
+  assert losses.APLoss()(labels[:, np.newaxis], logits) == expected > 0
+
+
+@pytest.mark.parametrize(
+  ("y_true", "message"),
+  [
+    (0.9 * ONE_HOT, "one-hot, all 0 or all -1; 4 of 6 labels are not"),
+    (np.ones([2, 3, 3]), "6 of 6 labels"),
+    (LABELS + 0.5, "whole numbers; 6 of 6 labels are not"),
+  ],
+)
+def test_labels_that_are_none(y_true, message):
+  with pytest.raises(ValueError, match=message):
+    losses.APLoss()(y_true, LOGITS)
+  assert np.isnan(tf.function(losses.APLoss())(tf.constant(y_true), LOGITS))
+
+
+def test_shapes_that_do_not_fit():
+  with pytest.raises(ValueError, match=r"y_true must be .* got \(2, 3, 4\)"):
+    losses.APLoss()(np.zeros([2, 3, 4]), LOGITS)
+  for shape in ([3], [2, 3, 3], [2, 3, 1, 1]):
+    with pytest.raises(
+      ValueError, match=r"sample_weight must have the shape .*\(2, 3\)"
+    ):
+      losses.APLoss()(LABELS, LOGITS, sample_weight=np.ones(shape))
+
+
+def test_unknown_option():
+  with pytest.raises(TypeError, match=r"AUCLoss has no option gamma; .* delta, "):
+    losses.AUCLoss(gamma=2.0)
+
+
+@for_every_loss
+@in_every_keras
+def test_config_rebuilds_it(loss, function, keras):
+  del function
+  original = loss(delta=0.25, jit_compile=False, name="mine")
+  rebuilt = keras.losses.deserialize(keras.losses.serialize(original))
+  assert isinstance(rebuilt, loss)
+  assert isinstance(rebuilt, keras.losses.Loss)
+  assert rebuilt.name == "mine"
   assert rebuilt.get_config() == original.get_config()
   assert rebuilt.get_config()["delta"] == 0.25
 
 
-def test_fit_learns_to_rank():
-  random = np.random.default_rng(1)
-  points = random.normal(size=[64, 2]).astype(np.float32)
-  labels = (points[:, 0] > 1.0).astype(np.int32)
-  model = tf.keras.Sequential([tf.keras.layers.Dense(1, input_shape=[2])])
-  model.compile(optimizer=tf.keras.optimizers.SGD(1.0), loss=losses.APLoss(delta=0.1))
-  before = model.evaluate(points, labels, batch_size=64, verbose=0)
-  model.fit(points, labels, batch_size=64, epochs=30, verbose=0)
-  after = model.evaluate(points, labels, batch_size=64, verbose=0)
-  assert after < 0.5 * before
+def points_and_labels():
+  points = np.random.default_rng(1).normal(size=[64, 2]).astype(np.float32)
+  return points, (points[:, 0] > 1.0).astype(np.int32)
 
 
-def test_sample_weight_is_refused():
-  with pytest.raises(ValueError, match="no sample_weight"):
-    losses.APLoss()(np.array([1, 0]), np.zeros([2, 1], np.float32), sample_weight=1.0)
+def compiled_model(keras, loss):
+  model = keras.Sequential([keras.Input([2]), keras.layers.Dense(1, "linear")])
+  model.set_weights([np.zeros([2, 1]), np.zeros([1])])
+  model.compile(optimizer=keras.optimizers.SGD(1.0), loss=loss, jit_compile=False)
+  return model
+
+
+def ap_loss_of(model, points, labels, delta):
+  with tf.GradientTape() as tape:
+    loss = losses.ap_loss(model(points), labels, delta=delta)
+  return loss.numpy(), tape.gradient(loss, model.trainable_weights)[0].numpy()
+
+
+@in_every_keras
+def test_a_saved_model_brings_it_back(keras, tmp_path):
+  points, labels = points_and_labels()
+  model = compiled_model(keras, losses.APLoss(delta=0.5))
+  model.save(str(tmp_path / "model.keras"))
+  loaded = keras.models.load_model(str(tmp_path / "model.keras"))
+  assert loaded.loss.get_config() == model.loss.get_config()
+  value = loaded.evaluate(points, labels, batch_size=64, verbose=0)
+  np.testing.assert_allclose(
+    value, ap_loss_of(model, points, labels, 0.5)[0], rtol=1e-6
+  )
+
+
+@in_every_keras
+def test_replicas_with_the_same_data_make_the_update_of_one(keras, make_strategy):
+  points, labels = points_and_labels()
+  data = tf.data.Dataset.from_tensor_slices(
+    (np.tile(points, [2, 1]), np.tile(labels, 2))
+  ).batch(128)
+  with make_strategy(2).scope():
+    model = compiled_model(keras, losses.APLoss())
+  value, gradient = ap_loss_of(model, points, labels, 1.0)
+  assert np.abs(gradient).max() > 0.01
+  (said,) = model.fit(data, verbose=0).history["loss"]
+  np.testing.assert_allclose(said, value, rtol=1e-6)
+  # From weights of 0, at a rate of 1.
+  np.testing.assert_allclose(model.get_weights()[0], -gradient, rtol=1e-5)
+
+
+@pytest.mark.skipif(len(KERASES) == 1, reason="Keras 2 has no other backends")
+def test_keras_on_something_else_is_refused(monkeypatch):
+  monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+  assert not isinstance(losses.APLoss(), keras.losses.Loss)
+  monkeypatch.delitem(sys.modules, "tf_keras")
+  with pytest.raises(ImportError, match="APLoss requires Keras on TensorFlow"):
+    losses.APLoss()
