@@ -48,6 +48,33 @@ def mirror(boxes, width):
   return tf.stack([ymin, width - xmax, ymax, width - xmin], axis=-1)
 
 
+def turn(boxes, orientation, height, width):
+  """Boxes of an image that is turned as `images.turn` does.
+
+  Args:
+    boxes: [..., 4] float, yxyx.
+    orientation: EXIF's, 1..8; an integer.
+    height: of the image before, in units of the boxes.
+    width: likewise.
+
+  Returns:
+    [..., 4] of the same type.
+
+  Example:
+    >>> turn(tf.constant([[0.0, 1.0, 2.0, 4.0]]), 6, 5.0, 10.0).numpy().tolist()
+    [[1.0, 3.0, 4.0, 5.0]]
+  """
+  ymin, xmin, ymax, xmax = tf.unstack(boxes, axis=-1)
+  if orientation >= 5:
+    ymin, xmin, ymax, xmax = xmin, ymin, xmax, ymax
+    height, width = width, height
+  if orientation in (3, 4, 7, 8):
+    ymin, ymax = height - ymax, height - ymin
+  if orientation in (2, 3, 6, 7):
+    xmin, xmax = width - xmax, width - xmin
+  return tf.stack([ymin, xmin, ymax, xmax], axis=-1)
+
+
 def intersection(boxes_a, boxes_b):
   """Intersection area of every pair of boxes.
 

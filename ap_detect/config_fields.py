@@ -201,6 +201,11 @@ class DataConfig:
   check_images: bool = field(
     True, "Whether every image file is decoded once before training.", may_change=True
   )
+  exif_orientation: bool = field(
+    True,
+    "Whether photos are turned as their EXIF data says, in training and wherever the "
+    "run's network is used. Otherwise images are as stored, and boxes must be too.",
+  )
   max_image_pixels: int = field(
     50_000_000, "Larger images are invalid.", positive, may_change=True
   )

@@ -168,13 +168,14 @@ def _load_pixels(image, data):
 
 def _decode(encoded, name, data):
   try:
-    header = image_headers.read_header(io.BytesIO(encoded))
+    turns = data.exif_orientation
+    header = image_headers.read_header(io.BytesIO(encoded), exif_orientation=turns)
     if header.height * header.width > data.max_image_pixels:
       raise ValueError(
         f"it has {header.width} x {header.height} pixels, more than the run's "
         f"data.max_image_pixels, {data.max_image_pixels}"
       )
-    return image_ops.decode_image(encoded).numpy()
+    return image_ops.decode_image(encoded, exif_orientation=turns).numpy()
   except (ValueError, tf.errors.OpError) as error:
     raise ValueError(
       f"{name}: cannot be decoded: {errors.first_line(error)}"

@@ -33,6 +33,7 @@ def main(_):
     image_size=restored.config.data.image_size_px,
     class_names=restored.classes.names,
     class_thresholds=[thresholds[name] for name in restored.classes.names],
+    exif_orientation=restored.config.data.exif_orientation,
   )
   print(f"exported {restored.checkpoint}\nto       {version}/")
   for name, threshold in thresholds.items():

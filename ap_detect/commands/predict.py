@@ -29,9 +29,8 @@ if __name__ == "__main__":
   command_line.load_tensorflow()
 
 from ap_detect import errors
-from ap_detect import images as image_ops
 from ap_detect.data import dataset as dataset_lib
-from ap_detect.data import image_files
+from ap_detect.data import image_files, summary
 from ap_detect.runs import files, folder
 from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation, evaluation_files
@@ -75,12 +74,12 @@ def find_images(paths):
   return list(dict.fromkeys(found))
 
 
-def read_images(paths, *, max_image_pixels):
+def read_images(paths, **image_options):
   """ImageRecords, without objects, of the files that are sound.
 
   Args:
     paths: of image files.
-    max_image_pixels: larger images are left out.
+    **image_options: see image_files.make_records.
 
   Returns:
     (records, skipped): list of ImageRecord, and a line for each file left out.
@@ -93,8 +92,7 @@ def read_images(paths, *, max_image_pixels):
     [image_files.AnnotatedImage(path, path, path) for path in paths],
     skipped,
     root=os.curdir,
-    check_images=True,
-    max_image_pixels=max_image_pixels,
+    **image_options,
   )
   if not records:
     raise dataset_lib.DataError(skipped)
@@ -135,11 +133,15 @@ def predict(
   )
   data = restored.config.data
   records, skipped = read_images(
-    paths, max_image_pixels=max_image_pixels or data.max_image_pixels
+    paths,
+    max_image_pixels=max_image_pixels or data.max_image_pixels,
+    exif_orientation=data.exif_orientation,
   )
-  drawn_paths = _drawn_paths([record.image for record in records], paths, output_dir)
+  drawn_paths = _drawn_paths(records, paths, output_dir)
   for line in skipped:
     logging.warning("skipped: %s", line)
+  for line in summary.describe_images(records):
+    logging.info("%s", line)
   evaluator = evaluation.Evaluator(restored.network, restored.config, restored.strategy)
   os.makedirs(output_dir, exist_ok=True)
   entries = []
@@ -188,10 +190,10 @@ def _drawn_earlier(parent):
     return set()
 
 
-def _drawn_paths(sources, given, output_dir):
-  """Where the image drawn for each source goes; ValueError where one is given."""
+def _drawn_paths(records, given, output_dir):
+  """Where the image drawn for each record goes; ValueError where it is given."""
   taken: set[str] = set()
-  drawn = [os.path.join(output_dir, _free_name(path, taken)) for path in sources]
+  drawn = [os.path.join(output_dir, _free_name(record, taken)) for record in records]
   given = {os.path.realpath(path) for path in given}
   for path in drawn:
     if os.path.realpath(path) in given:
@@ -202,12 +204,10 @@ def _drawn_paths(sources, given, output_dir):
   return drawn
 
 
-def _free_name(path, taken):
+def _free_name(record, taken):
   """<stem>.<ending>, or <stem>_2 and so on where another folder's file has that name."""
-  with open(path, "rb") as file:
-    is_jpeg = file.read(len(image_ops.JPEG_START)) == image_ops.JPEG_START
-  ending = ".jpg" if is_jpeg else ".png"
-  stem = os.path.splitext(os.path.basename(path))[0]
+  ending = ".jpg" if record.header.format == "JPEG" else ".png"
+  stem = os.path.splitext(os.path.basename(record.image))[0]
   name, number = stem + ending, 1
   while name.lower() in taken:  # file systems may know no case
     number += 1

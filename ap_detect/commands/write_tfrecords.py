@@ -53,7 +53,9 @@ def write(config, split, output_dir, *, name="", shard_bytes=tfrecords.SHARD_BYT
   Raises:
     ValueError: faults in the data, or see tfrecords.write_tfrecords.
   """
-  dataset = data_lib.open_split(config, split, _class_names(config, split))
+  dataset = data_lib.open_split(
+    config, split, _class_names(config, split), convertible=True
+  )
   return tfrecords.write_tfrecords(
     dataset, output_dir, name or split, shard_bytes=shard_bytes
   )
@@ -66,7 +68,7 @@ def _class_names(config, split):
     return ()
   unchecked = dataclasses.replace(data, check_images=False)
   config = dataclasses.replace(config, data=unchecked)
-  return data_lib.open_split(config, data.train_split).class_names
+  return data_lib.open_split(config, data.train_split, convertible=True).class_names
 
 
 def main(_):

@@ -34,8 +34,7 @@ def read_coco(
   image_list=None,
   class_names=None,
   skip_faulty=False,
-  check_images=True,
-  max_image_pixels=image_files.MAX_IMAGE_PIXELS,
+  **image_options,
 ):
   """One split of a dataset in COCO's format.
 
@@ -57,8 +56,8 @@ def read_coco(
       any other is then a fault. None takes all categories, in the order of their ids.
     skip_faulty: whether faulty annotations and images are left out and reported,
       instead of raising. What concerns the whole file is raised all the same.
-    check_images: whether every image file is also decoded, not only its header read.
-    max_image_pixels: images with more, by their header, are a fault.
+    **image_options: check_images, max_image_pixels, exif_orientation and convertible,
+      see image_files.make_records.
 
   Returns:
     dataset.DetectionDataset, with the file's image ids. Images without annotations are
@@ -85,8 +84,7 @@ def read_coco(
     list(annotated.values()),
     faults,
     root=root,
-    check_images=check_images,
-    max_image_pixels=max_image_pixels,
+    **image_options,
   )
   image_files.refuse_faults(faults, records, class_ids, skip_faulty=skip_faulty)
   return dataset.DetectionDataset(

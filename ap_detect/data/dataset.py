@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ap_detect.data import encoded
+from ap_detect.data import encoded, image_headers
 
 # More lines than that bury the first ones, which say what is wrong.
 LISTED_FAULTS = 50
@@ -54,16 +54,21 @@ class ImageRecord:
   Attributes:
     image_id: the dataset's own id: COCO's integer, VOC's file stem. Where datasets are
       joined, see splits.join.
-    image: path of a JPEG or PNG file, encoded.ShardedImage, or the pixels themselves,
+    image: path of an image file, encoded.ShardedImage, or the pixels themselves,
       [H, W, 3] uint8 RGB.
-    height: of the image, in pixels.
-    width: of the image, in pixels.
+    height: of the image as it is decoded, in pixels.
+    width: likewise.
     boxes: [G, 4] float32, yxyx, pixels of the image.
     classes: [G] int32, 1..K.
     ignored: [G] bool; VOC's difficult or COCO's crowd objects, which neither training
       nor evaluation counts for or against a detector.
     areas: [G] float32, squared pixels, for COCO's small/medium/large: the
       annotation's own area (of the mask) in COCO, the box's area elsewhere.
+    header: the image file's; None for pixels in memory.
+    exif_orientation: whether the image is turned as its EXIF data says; the same for
+      all records of a dataset.
+    boxes_were_turned: whether the annotation was of the image as stored, and the boxes
+      were turned with it.
   """
 
   image_id: int | str
@@ -74,6 +79,9 @@ class ImageRecord:
   classes: np.ndarray
   ignored: np.ndarray
   areas: np.ndarray
+  header: image_headers.Header | None = None
+  exif_orientation: bool = True
+  boxes_were_turned: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

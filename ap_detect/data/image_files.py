@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
+import io
 import math
 import os
 
 import numpy as np
 import tensorflow as tf
 
+from ap_detect import boxes as box_ops
 from ap_detect import errors, images
-from ap_detect.data import dataset, encoded, image_headers
+from ap_detect.data import conversion, dataset, encoded, image_headers
 
 MAX_IMAGE_PIXELS = 50_000_000
 
@@ -120,8 +123,20 @@ def read_parts(source, readers):
   return values, reasons
 
 
-def make_records(annotated, faults, *, root, check_images, max_image_pixels):
+def make_records(
+  annotated,
+  faults,
+  *,
+  root,
+  check_images=True,
+  max_image_pixels=MAX_IMAGE_PIXELS,
+  exif_orientation=True,
+  convertible=False,
+):
   """Records of the images and objects that are sound.
+
+  Where an annotation gives the size of an image as stored, and EXIF turns the image by
+  90 degrees, its boxes are of the stored pixels, and are turned with the image.
 
   Args:
     annotated: list of AnnotatedImage.
@@ -129,21 +144,29 @@ def make_records(annotated, faults, *, root, check_images, max_image_pixels):
     root: folder that the paths in faults are relative to.
     check_images: whether every file is also decoded, not only its header read.
     max_image_pixels: more pixels than that, by the header, are a fault.
+    exif_orientation: whether images are turned as their EXIF data says.
+    convertible: whether images of formats that are not read, but that data.conversion
+      converts, are no fault.
 
   Returns:
     List of dataset.ImageRecord, in the order given; without the faulty.
   """
   paths = list(dict.fromkeys(image.path for image in annotated if image.path))
-  sizes, broken = read_sizes(paths, max_image_pixels=max_image_pixels)
+  headers, broken = read_headers(
+    paths,
+    max_image_pixels=max_image_pixels,
+    exif_orientation=exif_orientation,
+    convertible=convertible,
+  )
   if check_images:
-    broken.update(find_undecodable(list(sizes)))
+    broken.update(find_undecodable(headers))
   records = []
   for image in annotated:
     if image.path in broken:
       faults.append(f"{os.path.relpath(image.path, root)}: {broken[image.path]}")
-    record = _make_record(image, sizes.get(image.path), faults, root)
+    record = _make_record(image, headers.get(image.path), faults, root)
     if record is not None and image.path not in broken:
-      records.append(record)
+      records.append(dataclasses.replace(record, exif_orientation=exif_orientation))
   return records
 
 
@@ -168,50 +191,66 @@ def refuse_faults(faults, records, class_names, *, skip_faulty, advice=()):
       raise dataset.DataError([*faults, f"there is no sound {kind}"])
 
 
-def read_sizes(paths, *, max_image_pixels=MAX_IMAGE_PIXELS):
-  """Sizes of JPEG and PNG files, from their headers alone.
+def read_headers(
+  pictures,
+  *,
+  max_image_pixels=MAX_IMAGE_PIXELS,
+  exif_orientation=True,
+  convertible=False,
+):
+  """Headers of images.
 
   Args:
-    paths: list of paths.
+    pictures: list of paths and encoded.ShardedImages.
     max_image_pixels: more than that are a fault.
+    exif_orientation: see image_headers.read_header.
+    convertible: see `make_records`; of paths only.
 
   Returns:
-    (sizes, faults): dict of path to (height, width), and dict of path to reason; each
-    path is in one of the two.
+    (headers, faults): dict of path or ShardedImage to Header, and to reason; each is in
+    one of the two.
   """
-  sizes, faults = {}, {}
+  read = functools.partial(
+    _read_header,
+    max_image_pixels=max_image_pixels,
+    exif_orientation=exif_orientation,
+    convertible=convertible,
+  )
+  headers, faults = {}, {}
   # Threads hide the wait for the disk.
   with concurrent.futures.ThreadPoolExecutor() as pool:
-    results = pool.map(lambda path: read_parts(path, [_read_size]), paths)
-    for path, ((size,), reasons) in zip(paths, results):
-      if not reasons and size[0] * size[1] > max_image_pixels:
-        claim = f"its header claims {_format(size)} pixels"
-        reasons = [f"{claim}, more than {max_image_pixels} in all"]
+    results = pool.map(lambda picture: read_parts(picture, [read]), pictures)
+    for picture, ((header,), reasons) in zip(pictures, results):
       if reasons:
-        faults[path] = reasons[0]
+        faults[picture] = reasons[0]
       else:
-        sizes[path] = size
-  return sizes, faults
+        headers[picture] = header
+  return headers, faults
 
 
-def find_undecodable(pictures):
-  """Decodes pictures as training does, on all CPU cores, and keeps what fails.
+def find_undecodable(headers):
+  """Decodes images as training does, on all CPU cores, and keeps what fails.
 
   Damage that the decoder mends in silence (wrong pixels in a JPEG of full length) is
   not found.
 
   Args:
-    pictures: list of paths and encoded.ShardedImages; check their sizes first, for a
-      small file can claim pixels enough to fill the memory.
+    headers: dict of path or encoded.ShardedImage to Header, as `read_headers` gives it:
+      a small file can claim pixels enough to fill the memory.
 
   Returns:
     Dict of path or ShardedImage to reason, of those that fail.
   """
+  pictures = [
+    picture
+    for picture, header in headers.items()
+    if header.format != image_headers.CONVERTED  # and thus decoded already
+  ]
   read = encoded.make_reader(pictures)
 
   def decode(index):
     # What is not returned is not computed, but pixels would have to be copied.
-    return index, tf.size(images.decode_image(read(index)))
+    return index, tf.size(images.decode_image(read(index), exif_orientation=False))
 
   indices = tf.data.Dataset.range(len(pictures))
   decoded = indices.map(decode, tf.data.AUTOTUNE, deterministic=False).ignore_errors()
@@ -256,30 +295,42 @@ def check_boxes(boxes_yxyx, height, width):
   }
 
 
-def _make_record(image, size, faults, root):
+def _make_record(image, header, faults, root):
   """The image's record, or None if it is faulty; faults gets what is found.
 
   Without a size from the file, the annotation's own still serves to check the boxes.
   """
+  size = (header.height, header.width) if header else None
   declared = image.size or size or (math.inf, math.inf)
+  is_of_stored = bool(header) and declared == _turned_back(header)
   clipped, reasons = check_boxes([item.box for item in image.objects], *declared)
   found = [f"{image.objects[index].label} {reasons[index]}" for index in reasons]
-  if size is not None and declared != size:
+  if size is not None and declared != size and not is_of_stored:
     found.append(_size_reason(declared, size, os.path.relpath(image.path, root)))
   if found:
     source = os.path.relpath(image.annotation, root)
     faults.extend(f"{source}: {fault}" for fault in found)
-  if image.faulty or declared != size:
+  if image.faulty or header is None or not (declared == size or is_of_stored):
     return None
   sound = [
     index
     for index, item in enumerate(image.objects)
     if index not in reasons and not item.faulty
   ]
-  return _to_record(image, size, sound, clipped[sound])
+  if is_of_stored:
+    clipped = box_ops.turn(clipped, header.orientation, *declared).numpy()
+  record = _to_record(image, header, sound, clipped[sound])
+  return dataclasses.replace(record, boxes_were_turned=is_of_stored)
 
 
-def _to_record(image, size, sound, sound_boxes):
+def _turned_back(header):
+  """(height, width) of an image as stored, where turning changes it; else None."""
+  if header.orientation < 5 or header.height == header.width:
+    return None
+  return header.width, header.height
+
+
+def _to_record(image, header, sound, sound_boxes):
   objects = [image.objects[index] for index in sound]
   areas = np.prod(sound_boxes[:, 2:] - sound_boxes[:, :2], axis=1)
   for index, item in enumerate(objects):
@@ -288,25 +339,32 @@ def _to_record(image, size, sound, sound_boxes):
   return dataset.ImageRecord(
     image_id=image.image_id,
     image=image.path,
-    height=size[0],
-    width=size[1],
+    height=header.height,
+    width=header.width,
     boxes=sound_boxes,
     classes=np.array([item.class_id for item in objects], np.int32),
     ignored=np.array([item.ignored for item in objects], bool),
     areas=areas,
+    header=header,
   )
 
 
-def _read_size(path):
-  """(height, width) from the header; ValueError with the reason if there is none."""
-  if not os.path.isfile(path):
-    raise ValueError("there is no such file")
+def _read_header(picture, *, max_image_pixels, exif_orientation, convertible):
+  """Header of a path or ShardedImage; ValueError with the reason if there is none."""
   try:
-    with open(path, "rb") as file:
-      header = image_headers.read_header(file)
-  except OSError as error:
-    raise ValueError(f"cannot be read: {error.strerror}") from error
-  return header.height, header.width
+    header = encoded.read_header(picture, exif_orientation=exif_orientation)
+  except ValueError:
+    if not (convertible and isinstance(picture, str) and os.path.isfile(picture)):
+      raise
+    png = conversion.to_png(
+      picture, exif_orientation=exif_orientation, max_image_pixels=max_image_pixels
+    )
+    header = image_headers.read_header(io.BytesIO(png))
+    header = header._replace(format=image_headers.CONVERTED)
+  if header.height * header.width > max_image_pixels:
+    claim = f"its header claims {_format((header.height, header.width))} pixels"
+    raise ValueError(f"{claim}, more than {max_image_pixels} in all")
+  return header
 
 
 def _decoding_error(picture):
@@ -336,8 +394,7 @@ def _box_reason(box, height, width, outside):
 
 
 def _size_reason(declared, size, file):
-  turned = ", perhaps turned by its EXIF data" if declared == size[::-1] else ""
-  return f"gives {file} {_format(declared)} pixels, but it has {_format(size)}{turned}"
+  return f"gives {file} {_format(declared)} pixels, but it has {_format(size)}"
 
 
 def _format(size):

@@ -23,6 +23,9 @@ _PLUGINS = {
 
 DEEP_PNG = "PNG of 16 bits"
 
+# Of what data.conversion makes a PNG file of.
+CONVERTED = "converted"
+
 _BY_IMAGEMAGICK = "convert it, as by `mogrify -format png FILE`"
 _BY_LIBHEIF = "convert it, as by `heif-convert FILE FILE.jpg`"
 
@@ -49,7 +52,7 @@ class Header(NamedTuple):
   """What a header says.
 
   Attributes:
-    format: "JPEG", "PNG", DEEP_PNG, "BMP" or "GIF".
+    format: "JPEG", "PNG", DEEP_PNG, "BMP", "GIF" or CONVERTED.
     height: of the image that is decoded, after it is turned; pixels.
     width: likewise.
     orientation: as `images.turn` takes it; 1 where the image is left as stored.

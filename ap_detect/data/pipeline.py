@@ -274,7 +274,8 @@ def _image_loader(records):
     pixels = tf.constant(np.stack([record.image for record in records]))
     return lambda index: pixels[index]
   read = encoded.make_reader([record.image for record in records])
-  return lambda index: image_ops.decode_image(read(index))
+  turns = records[0].exif_orientation
+  return lambda index: image_ops.decode_image(read(index), exif_orientation=turns)
 
 
 def _pad(example, max_objects):

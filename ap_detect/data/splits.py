@@ -38,7 +38,8 @@ def read_split(
     data_format: "voc", "coco", "tfrecord", or "auto": what each part's folder has.
     voc_one_based_inclusive: see voc.read_voc.
     skip_faulty: whether what is faulty is left out and reported, instead of raising.
-    **options: class_names, check_images and max_image_pixels, see the readers.
+    **options: class_names, see the readers; check_images, max_image_pixels,
+      exif_orientation and convertible, see image_files.make_records.
 
   Returns:
     dataset.DetectionDataset. Of several parts, see `join`.

@@ -8,6 +8,7 @@ import numpy as np
 
 from ap_detect import images as image_ops
 from ap_detect.data import dataset as dataset_lib
+from ap_detect.data import image_headers
 
 
 class Objects(NamedTuple):
@@ -32,6 +33,27 @@ class ClassCount(NamedTuple):
   name: str
   objects: int
   images: int
+
+
+def describe_images(records) -> list[str]:
+  """What is done to some images of a split that differ from the others, as sentences.
+
+  Args:
+    records: ImageRecords.
+  """
+  headers = [record.header for record in records if record.header]
+  formats = [header.format for header in headers]
+  numbers = {
+    "images are turned as their EXIF data says": sum(
+      header.orientation > 1 for header in headers
+    ),
+    "of these have annotations of the stored image, by the size that these give; their "
+    "boxes are turned with them": sum(record.boxes_were_turned for record in records),
+    "PNGs of 16 bits are each scaled by the smallest 2^n - 1 that holds the image's "
+    "maximum": formats.count(image_headers.DEEP_PNG),
+    "images are converted to PNG": formats.count(image_headers.CONVERTED),
+  }
+  return [f"{number} {text}" for text, number in numbers.items() if number]
 
 
 def gather_objects(dataset: dataset_lib.DetectionDataset, image_size, *, warp=False):

@@ -14,6 +14,7 @@ network file systems do slowly, and the copying of them.
 
 from __future__ import annotations
 
+import dataclasses
 import glob
 import json
 import os
@@ -23,18 +24,30 @@ import numpy as np
 import tensorflow as tf
 
 from ap_detect import errors
-from ap_detect.data import dataset, encoded, folders, image_files, image_lists
+from ap_detect.data import (
+  conversion,
+  dataset,
+  encoded,
+  folders,
+  image_files,
+  image_headers,
+  image_lists,
+)
 
 SHARD_BYTES = 128 * 2**20
 
 # Of the TFRecord format: 8 for the length, 4 for its checksum, 4 for the data's.
 _FRAMING_BYTES = 16
 
+# As the TF Object Detection API writes them; all others are PNG.
+_FORMATS = {"JPEG": b"jpeg", "GIF": b"gif", "BMP": b"bmp"}
+
 
 def write_tfrecords(data, output_dir, name, *, shard_bytes=SHARD_BYTES):
   """Writes a split as shards, from which `read_tfrecords` reads the same split.
 
-  JPEG and PNG files are copied byte by byte; pixels in memory become PNG. Everything is
+  Files are copied byte by byte, but for those that data.conversion has to convert; pixels
+  in memory become PNG. Everything is
   written under names that end in .tmp and renamed at the end, the index last, so that
   what an interruption leaves is never taken for a split.
 
@@ -90,6 +103,8 @@ def read_tfrecords(
   skip_faulty=False,
   check_images=True,
   max_image_pixels=image_files.MAX_IMAGE_PIXELS,
+  exif_orientation=True,
+  convertible=False,  # by whom it was written
 ):
   """One split as `write_tfrecords` wrote it.
 
@@ -102,7 +117,9 @@ def read_tfrecords(
     skip_faulty: whether faulty images are left out and reported, instead of raising.
       What concerns the whole split is raised all the same.
     check_images: whether every picture is also read and decoded.
-    max_image_pixels: images with more are a fault.
+    max_image_pixels: images with more, by their own headers, are a fault.
+    exif_orientation: whether images are turned as their EXIF data says.
+    convertible: makes no difference; what had to be converted was when it was written.
 
   Returns:
     dataset.DetectionDataset; records are as they were written, but their images are
@@ -110,12 +127,12 @@ def read_tfrecords(
 
   Raises:
     dataset.DataError: there is no such split, its index is damaged, a shard is missing
-      or is not of the size that the index has, the classes are others, or images are
-      faulty.
+      or is not of the size that the index has, the classes are others, images are
+      faulty, or EXIF turns images whose boxes were written the other way.
   """
   root = os.fspath(root)
   folders.check_folder(root)
-  data = _read_index(root, split)
+  data, boxes_are_turned = _read_index(root, split)
   if class_names is not None and tuple(class_names) != data.class_names:
     raise dataset.DataError(
       [
@@ -129,12 +146,26 @@ def read_tfrecords(
     names = [(str(record.image_id),) for record in records]
     chosen, faults = image_lists.choose_images(image_list, names)
     records = [records[index] for index in sorted(chosen)]
-  reasons = _find_broken(records, check_images, max_image_pixels)
+  pictures = [record.image for record in records]
+  if boxes_are_turned != exif_orientation:
+    _refuse_turned(_index_path(root, split), pictures, boxes_are_turned)
+  headers, reasons = image_files.read_headers(
+    pictures, max_image_pixels=max_image_pixels, exif_orientation=exif_orientation
+  )
+  reasons.update(_find_other_sizes(records, headers))
+  if check_images:
+    reasons.update(image_files.find_undecodable(headers))
   faults += [
     f"{os.path.basename(image.path)}: the record at byte {image.offset}: {reason}"
     for image, reason in reasons.items()
   ]
-  records = [record for record in records if record.image not in reasons]
+  records = [
+    dataclasses.replace(
+      record, header=headers[record.image], exif_orientation=exif_orientation
+    )
+    for record in records
+    if record.image not in reasons
+  ]
   image_files.refuse_faults(faults, records, data.class_names, skip_faulty=skip_faulty)
   return dataset.DetectionDataset(
     records=tuple(records),
@@ -180,8 +211,15 @@ def _to_example(record, data):
 
   Here only the picture itself is read; the objects, exactly, are in the index.
   """
+  picture_format = record.header.format if record.header else image_headers.CONVERTED
   if isinstance(record.image, np.ndarray):
     picture = tf.io.encode_png(record.image).numpy()
+  elif picture_format == image_headers.CONVERTED:
+    picture = conversion.to_png(
+      record.image,
+      exif_orientation=record.exif_orientation,
+      max_image_pixels=record.height * record.width,
+    )
   else:
     picture = encoded.read(record.image)
   size = [record.height, record.width]
@@ -190,7 +228,7 @@ def _to_example(record, data):
   names = [data.class_names[k - 1].encode() for k in record.classes]
   fields = {
     encoded.ENCODED: [picture],
-    "image/format": [b"png" if picture.startswith(b"\x89PNG") else b"jpeg"],
+    "image/format": [_FORMATS.get(picture_format, b"png")],
     "image/source_id": [str(record.image_id).encode()],
     "image/height": size[:1],
     "image/width": size[1:],
@@ -225,6 +263,7 @@ def _to_index(data, places, sizes):
     "category_ids": data.category_ids,
     "ignored_are_crowds": data.ignored_are_crowds,
     "has_labels": data.has_labels,
+    "exif_orientation": data.records[0].exif_orientation,
     "shard_bytes": sizes,
     "records": [
       {
@@ -244,7 +283,7 @@ def _to_index(data, places, sizes):
 
 
 def _read_index(root, split):
-  """DetectionDataset of an index whose shards are all there."""
+  """(DetectionDataset, exif_orientation) of an index whose shards are all there."""
   path = _index_path(root, split)
   if not os.path.isfile(path):
     raise dataset.DataError([_describe_missing(root, split)])
@@ -260,6 +299,8 @@ def _read_index(root, split):
       ignored_are_crowds=index["ignored_are_crowds"],
       has_labels=index["has_labels"],
     )
+    # Indices without the entry are from before images were turned.
+    exif_orientation = bool(index.get("exif_orientation", False))
     faults = [line for line in map(_shard_fault, shards, sizes) if line]
   except (ValueError, KeyError, TypeError, IndexError) as error:
     raise dataset.DataError(
@@ -267,7 +308,7 @@ def _read_index(root, split):
     ) from error
   if faults:
     raise dataset.DataError(faults)
-  return data
+  return data, exif_orientation
 
 
 def _describe_missing(root, split):
@@ -314,15 +355,34 @@ def _to_record(entry, index, shards):
   return record
 
 
-def _find_broken(records, check_images, max_image_pixels):
-  """Dict of a ShardedImage to the reason, of those that are faulty."""
-  reasons = {
-    record.image: f"has {record.width} x {record.height} pixels, more than "
-    f"{max_image_pixels} in all"
-    for record in records
-    if record.height * record.width > max_image_pixels
-  }
-  if check_images:
-    images = [record.image for record in records if record.image not in reasons]
-    reasons.update(image_files.find_undecodable(images))
+def _refuse_turned(index_path, pictures, boxes_are_turned):
+  """Raises DataError where EXIF turns images whose boxes were written otherwise."""
+  headers, _ = image_files.read_headers(pictures)
+  count = sum(header.orientation > 1 for header in headers.values())
+  if count:
+    folder, name = os.path.split(index_path)
+    raise dataset.DataError(
+      [
+        f"{index_path}: EXIF turns {count} of its images, but its boxes are of the "
+        f"images {'turned' if boxes_are_turned else 'as stored'}"
+      ],
+      [
+        "Write it anew, in another folder than "
+        f"{folder or os.curdir}: ap_detect write_tfrecords --config=... "
+        f"--split={os.path.splitext(name)[0]} --output_dir=... Or set "
+        f"data.exif_orientation={boxes_are_turned}, as it was written"
+      ],
+    )
+
+
+def _find_other_sizes(records, headers):
+  """Dict of a ShardedImage to the reason, where the index has another size."""
+  reasons = {}
+  for record in records:
+    header = headers.get(record.image)
+    if header and (header.height, header.width) != (record.height, record.width):
+      reasons[record.image] = (
+        f"its header has {header.width} x {header.height} pixels, but the index "
+        f"{record.width} x {record.height}"
+      )
   return reasons

@@ -27,8 +27,7 @@ def read_voc(
   class_names=None,
   one_based_inclusive=False,
   skip_faulty=False,
-  check_images=True,
-  max_image_pixels=image_files.MAX_IMAGE_PIXELS,
+  **image_options,
 ):
   """One split of a dataset in VOC layout.
 
@@ -52,8 +51,8 @@ def read_voc(
       the box is then [ymin - 1, xmin - 1, ymax, xmax]. For the official VOC folders.
     skip_faulty: whether faulty objects and images are left out and reported, instead
       of raising. What concerns the whole split is raised all the same.
-    check_images: whether every image file is also decoded, not only its header read.
-    max_image_pixels: images with more, by their header, are a fault.
+    **image_options: check_images, max_image_pixels, exif_orientation and convertible,
+      see image_files.make_records.
 
   Returns:
     dataset.DetectionDataset, with stems as image ids. Images without objects are kept;
@@ -97,8 +96,7 @@ def read_voc(
     annotated,
     faults,
     root=root,
-    check_images=check_images,
-    max_image_pixels=max_image_pixels,
+    **image_options,
   )
   image_files.refuse_faults(
     faults,

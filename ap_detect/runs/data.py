@@ -10,12 +10,19 @@ import numpy as np
 from absl import logging
 
 from ap_detect import config as config_lib
-from ap_detect.data import augment, pipeline, shapes, splits
+from ap_detect.data import augment, pipeline, shapes, splits, summary
 from ap_detect.data import dataset as dataset_lib
 from ap_detect.runs import files, folder
 
 
-def open_split(config: config_lib.Config, split: str, class_names=(), *, memory=None):
+def open_split(
+  config: config_lib.Config,
+  split: str,
+  class_names=(),
+  *,
+  memory=None,
+  convertible=False,
+):
   """Reads one split of a config's dataset, and says what was left out of it.
 
   Args:
@@ -25,6 +32,7 @@ def open_split(config: config_lib.Config, split: str, class_names=(), *, memory=
       all that the data has.
     memory: memory.Memory of a run, whose earlier starts may have read the split; None
       to read it anew.
+    convertible: see image_files.make_records.
 
   Returns:
     DetectionDataset.
@@ -33,7 +41,9 @@ def open_split(config: config_lib.Config, split: str, class_names=(), *, memory=
     DataError: faults in the data, all that were found.
   """
   data, is_known = config.data, False
-  read = functools.partial(_read_split, data, split, tuple(class_names))
+  read = functools.partial(
+    _read_split, data, split, tuple(class_names), convertible=convertible
+  )
   if memory is None or data.format == "shapes":
     dataset = read()
   else:
@@ -54,10 +64,12 @@ def open_split(config: config_lib.Config, split: str, class_names=(), *, memory=
     f"; {len(dataset.skipped)} faults skipped" if dataset.skipped else "",
     "; nothing changed since they were checked" if is_known else "",
   )
+  for line in summary.describe_images(dataset.records):
+    logging.info("%s: %s", split, line)
   return dataset
 
 
-def _read_split(data, split, class_names):
+def _read_split(data, split, class_names, **options):
   if data.format == "shapes":
     is_train = split == data.train_split
     return shapes.make_shapes(
@@ -75,6 +87,8 @@ def _read_split(data, split, class_names):
     skip_faulty=data.skip_faulty,
     check_images=data.check_images,
     max_image_pixels=data.max_image_pixels,
+    exif_orientation=data.exif_orientation,
+    **options,
   )
 
 

@@ -22,7 +22,7 @@ from absl import logging
 
 from ap_detect import errors
 from ap_detect.data import dataset as dataset_lib
-from ap_detect.data import encoded
+from ap_detect.data import encoded, image_headers
 from ap_detect.runs import files, folder
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -168,6 +168,9 @@ def _load(path, key):
       columns["image"] = [
         image if isinstance(image, str) else encoded.ShardedImage(*image)
         for image in columns["image"]
+      ]
+      columns["header"] = [
+        header and image_headers.Header(*header) for header in columns["header"]
       ]
   except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
     return None

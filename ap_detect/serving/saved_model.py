@@ -2,9 +2,10 @@
 
 Signatures, each with the batch as first dimension of every input and output:
   serving_default  inputs: uint8 [B, H, W, 3], RGB
-  image_bytes      image_bytes: string [B], JPEG or PNG files of any sizes
+  image_bytes      image_bytes: string [B], JPEG, PNG, GIF or BMP files of any sizes
 Outputs of both:
-  detection_boxes    [B, D, 4] float32, yxyx, normalised to the original picture
+  detection_boxes    [B, D, 4] float32, yxyx, normalised to the original image, turned
+                     as its EXIF data says
   detection_scores   [B, D] float32, best first
   detection_classes  [B, D] int32, 1..K, lines of assets/labels.txt; 0 is padding
   num_detections     [B] int32
@@ -34,10 +35,18 @@ class ServingModule(tf.Module):
     class_thresholds: [K] float; detections of class k need a score of at least
       class_thresholds[k - 1].
     labels_path: file of K lines, the classes' names.
+    exif_orientation: see images.decode_image.
   """
 
   def __init__(
-    self, network, post_process, *, image_size, class_thresholds, labels_path
+    self,
+    network,
+    post_process,
+    *,
+    image_size,
+    class_thresholds,
+    labels_path,
+    exif_orientation=True,
   ):
     super().__init__()
     # The variables alone: a Keras model in the file would ask for keras-cv to load.
@@ -46,6 +55,7 @@ class ServingModule(tf.Module):
     self._run_network = lambda images: network(images, training=False)
     self._post_process = post_process
     self._image_size = tuple(image_size)
+    self._exif_orientation = exif_orientation
     self._class_thresholds = tf.constant([0.0, *class_thresholds], tf.float32)
 
   @tf.function(
@@ -62,10 +72,10 @@ class ServingModule(tf.Module):
 
   @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")])
   def detect_bytes(self, image_bytes):
-    """Detections of JPEG or PNG files, [B] string."""
+    """Detections of image files, [B] string, as images.decode_image reads them."""
 
     def decode_and_fit(encoded):
-      image = image_ops.decode_image(encoded)
+      image = image_ops.decode_image(encoded, exif_orientation=self._exif_orientation)
       fitted, scale = image_ops.resize_to_fit(image[tf.newaxis], self._image_size)
       return fitted[0], scale, tf.cast(tf.shape(image)[:2], tf.float32)
 
@@ -120,7 +130,14 @@ def _at_least_one(batch):
 
 
 def export(
-  network, post_process, export_dir, *, image_size, class_names, class_thresholds
+  network,
+  post_process,
+  export_dir,
+  *,
+  image_size,
+  class_names,
+  class_thresholds,
+  exif_orientation=True,
 ):
   """Writes <export_dir>/<version>/, one above the versions that are there.
 
@@ -133,6 +150,7 @@ def export(
     image_size: (height, width) of the network's input, pixels.
     class_names: [K].
     class_thresholds: [K] see ServingModule.
+    exif_orientation: see images.decode_image.
 
   Returns:
     Path of the new version.
@@ -160,6 +178,7 @@ def export(
       image_size=image_size,
       class_thresholds=class_thresholds,
       labels_path=labels_path,
+      exif_orientation=exif_orientation,
     )
     written = os.path.join(staging, "model")
     tf.saved_model.save(

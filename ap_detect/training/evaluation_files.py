@@ -109,7 +109,9 @@ def load_pixels(record):
   """[H, W, 3] uint8 of an ImageRecord."""
   if isinstance(record.image, np.ndarray):
     return record.image
-  return image_ops.decode_image(encoded.read(record.image)).numpy()
+  return image_ops.decode_image(
+    encoded.read(record.image), exif_orientation=record.exif_orientation
+  ).numpy()
 
 
 def draw_found(pixels, found, class_names):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ap_detect.data import folders, image_files
+from ap_detect.data import folders, image_files, image_headers, summary
+from ap_detect.training import evaluation_files
 
 
 @pytest.mark.parametrize(
@@ -33,16 +34,16 @@ from ap_detect.data import folders, image_files
 )
 def test_images_of_any_colour_are_sound(tmp_path, write_image, name, mode, options):
   path = str(write_image(tmp_path / name, 20, 30, mode, **options))
-  sizes, faults = image_files.read_sizes([path])
-  assert (sizes, faults) == ({path: (20, 30)}, {})
-  assert image_files.find_undecodable([path]) == {}
+  headers, faults = image_files.read_headers([path])
+  assert (headers[path].height, headers[path].width, faults) == (20, 30, {})
+  assert image_files.find_undecodable(headers) == {}
 
 
 @pytest.mark.parametrize("image_format", ["TIFF", "WEBP"])
 def test_other_formats_are_faults(tmp_path, write_image, image_format):
   path = str(write_image(tmp_path / "a.jpg", image_format=image_format))
-  sizes, faults = image_files.read_sizes([path])
-  assert sizes == {}
+  headers, faults = image_files.read_headers([path])
+  assert headers == {}
   assert faults[path].lower().startswith(f"is {image_format}, which is not".lower())
 
 
@@ -50,7 +51,7 @@ def test_folder_or_pipe_is_no_file(tmp_path):
   os.mkfifo(tmp_path / "pipe.jpg")  # opening it would wait for ever
   paths = [str(tmp_path), str(tmp_path / "pipe.jpg")]
   reason = "there is no such file"
-  assert image_files.read_sizes(paths) == ({}, dict.fromkeys(paths, reason))
+  assert image_files.read_headers(paths) == ({}, dict.fromkeys(paths, reason))
 
 
 @pytest.mark.parametrize("start", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"])
@@ -62,22 +63,22 @@ def test_damaged_headers_are_faults(tmp_path, start):
   for number, tail in enumerate(tails):
     paths.append(str(tmp_path / f"{number}.jpg"))
     (tmp_path / f"{number}.jpg").write_bytes(start + tail)
-  sizes, faults = image_files.read_sizes(paths)
-  assert sizes.keys() | faults.keys() == set(paths)
-  assert set(image_files.find_undecodable(list(sizes))) == set(sizes)
+  headers, faults = image_files.read_headers(paths)
+  assert headers.keys() | faults.keys() == set(paths)
+  assert set(image_files.find_undecodable(headers)) == set(headers)
 
 
 def test_header_claiming_no_pixels(tmp_path, write_huge_png):
   path = str(write_huge_png(tmp_path / "a.png", 0, 5))
-  (reason,) = image_files.read_sizes([path])[1].values()
+  (reason,) = image_files.read_headers([path])[1].values()
   assert reason.startswith("its header cannot be read: ")
 
 
 def test_large_images_pass_where_the_limit_allows(tmp_path, write_huge_png):
   # Pillow's own limit of about 1.8e8 pixels must not get in the way.
   path = str(write_huge_png(tmp_path / "a.png", 30_000, 20_000))
-  sizes, faults = image_files.read_sizes([path], max_image_pixels=600_000_000)
-  assert (sizes, faults) == ({path: (30_000, 20_000)}, {})
+  headers, faults = image_files.read_headers([path], max_image_pixels=600_000_000)
+  assert (headers[path].height, headers[path].width, faults) == (30_000, 20_000, {})
 
 
 def test_every_undecodable_file_is_found_not_only_the_first(tmp_path, write_image):
@@ -87,12 +88,13 @@ def test_every_undecodable_file_is_found_not_only_the_first(tmp_path, write_imag
     content = (tmp_path / os.path.basename(path)).read_bytes()
     cut = [content[: len(content) // 2], content[:-20]][number % 2]
     (tmp_path / os.path.basename(path)).write_bytes(cut)
-  faults = image_files.find_undecodable(paths)
+  headers = dict.fromkeys(paths, image_headers.Header("PNG", 40, 50))
+  faults = image_files.find_undecodable(headers)
   assert list(faults) == broken
   for reason in faults.values():
     assert reason.startswith("truncated or damaged: Invalid PNG data")
     assert "[Op:" not in reason
-  assert image_files.find_undecodable([]) == {}
+  assert image_files.find_undecodable({}) == {}
 
 
 def test_truncated_jpeg_at_every_length_is_found(tmp_path):
@@ -103,9 +105,72 @@ def test_truncated_jpeg_at_every_length_is_found(tmp_path):
   for length in range(0, len(content), 23):
     paths.append(str(tmp_path / f"{length}.jpg"))
     (tmp_path / f"{length}.jpg").write_bytes(content[:length])
-  sizes, faults = image_files.read_sizes(paths)
-  faults.update(image_files.find_undecodable(list(sizes)))
+  headers, faults = image_files.read_headers(paths)
+  faults.update(image_files.find_undecodable(headers))
   assert set(faults) == set(paths)
+
+
+class TestOrientation:
+  """Photos of 20 x 30 stored pixels; the box is the bright patch that is seen."""
+
+  PATCH = (4, 6, 10, 20)
+
+  def annotate(self, tmp_path, orientation, size, box):
+    ymin, xmin, ymax, xmax = self.PATCH
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[ymin:ymax, xmin:xmax] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = str(tmp_path / "a.jpg")
+    Image.fromarray(pixels).save(path, quality=95, exif=exif)
+    item = image_files.AnnotatedObject("object 1", box, 1, False)
+    return image_files.AnnotatedImage("a", path, "a.xml", size, [item])
+
+  @pytest.mark.parametrize("orientation", range(1, 9))
+  def test_boxes_of_the_stored_image_are_turned_with_it(self, tmp_path, orientation):
+    image = self.annotate(tmp_path, orientation, (20, 30), self.PATCH)
+    (record,) = image_files.make_records([image], faults := [], root=tmp_path)
+    assert faults == []
+    assert record.boxes_were_turned == (orientation >= 5)
+    if orientation < 5:  # the size does not tell: boxes are as the image is seen
+      assert record.boxes.tolist() == [list(self.PATCH)]
+      return
+    assert (record.height, record.width) == (30, 20)
+    bright = np.argwhere(evaluation_files.load_pixels(record)[..., 0] > 127)
+    seen = [*bright.min(axis=0), *(bright.max(axis=0) + 1)]
+    np.testing.assert_array_equal(record.boxes, [seen])
+    assert summary.describe_images([record])[1].startswith(
+      "1 of these have annotations"
+    )
+
+  @pytest.mark.parametrize("size", [None, (30, 20)])
+  def test_boxes_of_the_turned_image_are_left(self, tmp_path, size):
+    image = self.annotate(tmp_path, 6, size, (1, 2, 29, 19))
+    (record,) = image_files.make_records([image], faults := [], root=tmp_path)
+    assert faults == []
+    assert record.boxes.tolist() == [[1, 2, 29, 19]]
+    assert not record.boxes_were_turned
+    assert summary.describe_images([record]) == [
+      "1 images are turned as their EXIF data says"
+    ]
+
+  def test_images_as_stored(self, tmp_path):
+    image = self.annotate(tmp_path, 6, (20, 30), self.PATCH)
+    (record,) = image_files.make_records(
+      [image], faults := [], root=tmp_path, exif_orientation=False
+    )
+    assert faults == []
+    assert (record.height, record.width) == (20, 30)
+    assert record.boxes.tolist() == [list(self.PATCH)]
+    assert evaluation_files.load_pixels(record).shape == (20, 30, 3)
+    assert summary.describe_images([record]) == []
+
+  def test_a_box_outside_the_stored_image_is_named_as_it_is_annotated(self, tmp_path):
+    image = self.annotate(tmp_path, 6, (20, 30), (4, 6, 10, 40))
+    image_files.make_records([image], faults := [], root=tmp_path)
+    assert [fault.split("a.xml: ")[1] for fault in faults] == [
+      "object 1 leaves the image of 30 x 20 pixels: x 6 to 40, y 4 to 10"
+    ]
 
 
 def test_check_boxes_clips_up_to_one_pixel_on_every_side():

@@ -185,8 +185,7 @@ FILE_FAULTS = {
   ),
   "turned": (
     "<annotation><size><width>20</width><height>30</height></size></annotation>",
-    "gives JPEGImages/b.jpg 20 x 30 pixels, but it has 30 x 20, "
-    "perhaps turned by its EXIF data",
+    "gives JPEGImages/b.jpg 20 x 30 pixels, but it has 30 x 20",
   ),
   "size in words": (
     "<annotation><size><width>wide</width><height>9</height></size></annotation>",
