@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import boxes as oracle
 
-from ap_detect import boxes
+from ap_detect import boxes, images
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -158,3 +158,14 @@ def test_extreme_objects_encode_to_finite_offsets():
   huge = boxes.encode(tf.constant([0.0, 0.0, 1e7, 1e7]), anchor)
   np.testing.assert_allclose(tiny[2:], [math.log(1e-4 / 724) / 0.2] * 2, rtol=1e-5)
   np.testing.assert_allclose(huge[2:], [math.log(1e7 / 724) / 0.2] * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_boxes_are_where_the_turned_image_has_them(orientation):
+  image = np.zeros((7, 11, 1), np.uint8)
+  image[1:3, 4:9] = 1
+  turned = images.turn(image, orientation).numpy()[..., 0]
+  places = np.argwhere(turned)
+  expected = [*places.min(axis=0), *(places.max(axis=0) + 1)]
+  box = np.float32([[1, 4, 3, 9]])
+  np.testing.assert_array_equal(boxes.turn(box, orientation, 7, 11), [expected])

@@ -108,3 +108,34 @@ class TestSamples:
     config = make_config({"data.format": "coco", "data.root": str(tmp_path)})
     assert data_lib.write_samples(config, str(tmp_path)) == ""
     assert not os.listdir(tmp_path)
+
+
+def test_photos_are_turned_unless_the_config_says_otherwise(
+  make_config, tmp_path, hear
+):
+  """From the config to a training batch: where the bright half of a photo lies."""
+  for split in ("train", "val"):
+    made = shapes.make_shapes(split, num_images=1, image_size_px=(64, 64))
+    shapes.write_shapes(made, str(tmp_path), split)
+  (path,) = tmp_path.glob("train/*")
+  pixels = np.zeros((64, 64, 3), np.uint8)
+  pixels[:32] = 255
+  exif = Image.Exif()
+  exif[0x0112] = 3  # upside down
+  Image.fromarray(pixels).save(path, "JPEG", quality=95, exif=exif)
+  changes = {
+    "data.format": "auto",
+    "data.root": str(tmp_path),
+    "data.horizontal_flip": 0.0,
+    "train.batch_size": 1,
+  }
+  for turns in (True, False):
+    lines = hear("info")
+    config = make_config({**changes, "data.exif_orientation": turns})
+    dataset = data_lib.open_training_split(config)
+    said = "train: 1 images are turned as their EXIF data says"
+    assert (said in lines) == turns
+    (batch,) = data_lib.make_batches(config, dataset, 1).take(1)
+    is_bright = batch["image"][0, ..., 0].numpy() > 127
+    assert is_bright[:60].mean() == pytest.approx(0 if turns else 1, abs=0.05)
+    assert is_bright[68:].mean() == pytest.approx(1 if turns else 0, abs=0.05)

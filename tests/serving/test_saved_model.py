@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ap_detect.data import shapes
 from ap_detect.runs import model as model_lib
@@ -90,7 +90,7 @@ def class_thresholds(found):
   ]
 
 
-def export(restored_run, folder, class_thresholds):
+def export(restored_run, folder, class_thresholds, **options):
   return saved_model.export(
     restored_run.network,
     model_lib.make_detect(restored_run.config),
@@ -98,6 +98,7 @@ def export(restored_run, folder, class_thresholds):
     image_size=restored_run.config.data.image_size_px,
     class_names=restored_run.classes.names,
     class_thresholds=class_thresholds,
+    **options,
   )
 
 
@@ -180,6 +181,66 @@ class TestParity:
     one = loaded.signatures["image_bytes"](image_bytes=tf.constant([png(records[1])]))
     one = {name: value.numpy() for name, value in one.items()}
     assert_equal(one, 0, records[1], found[1])
+
+
+class TestFiles:
+  """What is decoded in the graph, against PNG files of the pixels that are wanted."""
+
+  def test_photos_are_turned_as_pillow_turns_them(self, exported, records):
+    loaded = tf.saved_model.load(exported[0])
+    photos, expected = [], []
+    for orientation in range(1, 9):
+      exif = Image.Exif()
+      exif[0x0112] = orientation
+      photos.append(encode(records[1].image, "JPEG", exif=exif))
+      # Stored pixels as TensorFlow decodes JPEG, turned by Pillow.
+      stored = tf.io.decode_jpeg(photos[-1], channels=3).numpy()
+      image = Image.open(io.BytesIO(encode(stored, "PNG", exif=exif)))
+      expected.append(encode(np.asarray(ImageOps.exif_transpose(image)), "PNG"))
+    assert_same_answers(loaded, photos, expected)
+
+  def test_other_formats(self, exported, records):
+    loaded = tf.saved_model.load(exported[0])
+    pixels = records[1].image
+    deep = pixels[..., 0].astype(np.uint16) * 16 + 5  # 12 bits
+    in_eight_bits = np.floor(deep * (255 / 4095) + 0.5).astype(np.uint8)
+    palette = Image.fromarray(pixels).convert("P")
+    assert_same_answers(
+      loaded,
+      [encode(pixels, "BMP"), encode(deep, "PNG"), encode(palette, "GIF")],
+      [
+        encode(pixels, "PNG"),
+        encode(np.stack([in_eight_bits] * 3, -1), "PNG"),
+        encode(palette.convert("RGB"), "PNG"),
+      ],
+    )
+
+  def test_as_stored(self, restored_run, records, tmp_path):
+    """Where the run's data.exif_orientation is False."""
+    version = export(restored_run, str(tmp_path), [0.0] * 6, exif_orientation=False)
+    loaded = tf.saved_model.load(version)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = encode(records[1].image, "JPEG", exif=exif)
+    stored = tf.io.decode_jpeg(photo, channels=3).numpy()
+    assert_same_answers(loaded, [photo], [encode(stored, "PNG")])
+
+
+def encode(pixels, image_format, **options):
+  image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+  buffer = io.BytesIO()
+  image.save(buffer, image_format, **options)
+  return buffer.getvalue()
+
+
+def assert_same_answers(loaded, files, expected):
+  answers = [
+    loaded.signatures["image_bytes"](image_bytes=tf.constant(batch))
+    for batch in (files, expected)
+  ]
+  assert int(tf.reduce_min(answers[0]["num_detections"])) > 0
+  for name in OUTPUTS:
+    np.testing.assert_array_equal(answers[0][name], answers[1][name], name)
 
 
 class TestFormat:
