@@ -93,7 +93,7 @@ class TestSearch:
     found = anchor_coverage.search_settings(boxes, (128, 128), RELEASE)
     best = anchor_coverage.recommend(found)
     assert best.setting == AnchorSetting(2.0, (1.0,), (1.0,))
-    assert best[1:] == (1.0, pytest.approx(1.0))
+    assert best[1:] == (1.0, pytest.approx(1.0), (1.0,))
     # All ratios are 1: no further row for the objects' own.
     assert len(found) == 1 + 3 * 3
 
@@ -125,15 +125,49 @@ class TestSearch:
     assert [c.mean_iou for c in drawn] != [c.mean_iou for c in whole]
     assert all((7 * c.share) % 1 == pytest.approx(0, abs=1e-9) for c in drawn)
 
+  def test_classes_are_measured_apart(self):
+    boxes, options = make_boxes(40, (128, 128)), {"levels": (3, 4, 5)}
+    classes = np.where(np.arange(40) < 35, 7, 2)
+    found = anchor_coverage.search_settings(
+      boxes, (128, 128), RELEASE, classes=classes, positive_iou=0.6, **options
+    )
+    for coverage in found:
+      iou = anchor_coverage.best_iou(boxes, (128, 128), coverage.setting, **options)
+      rare, frequent = (iou[35:] >= 0.6).mean(), (iou[:35] >= 0.6).mean()
+      assert coverage.class_shares == pytest.approx((rare, frequent))
+      assert coverage.share == pytest.approx((iou >= 0.6).mean())
+      assert coverage.mean_iou == pytest.approx(iou.mean(), rel=1e-5)
+      assert coverage.mean_class_share == pytest.approx((rare + frequent) / 2)
+
+  def test_rare_classes_are_drawn_whole(self, monkeypatch):
+    boxes = make_boxes(200, (64, 64))
+    classes = np.where(np.arange(200) < 195, 1, 2)
+
+    def search():
+      return anchor_coverage.search_settings(
+        boxes, (64, 64), RELEASE, classes=classes, positive_iou=0.3, levels=(3, 4)
+      )
+
+    whole = search()
+    monkeypatch.setattr(anchor_coverage, "MAX_SEARCHED_OBJECTS", 120)
+    drawn = search()
+    assert drawn[0].class_shares[1] == whole[0].class_shares[1]
+    assert drawn[0].class_shares[0] != whole[0].class_shares[0]
+    # 60 of 195 stand for all of them.
+    expected = np.dot(drawn[0].class_shares, [0.975, 0.025])
+    assert drawn[0].share == pytest.approx(expected)
+    assert drawn[0].share == pytest.approx(whole[0].share, abs=0.1)
+
   def test_no_object(self):
     with pytest.raises(ValueError, match="at least one object"):
       anchor_coverage.search_settings(np.zeros((0, 4)), (64, 64), RELEASE)
 
 
 class TestRecommend:
-  def coverage(self, anchors, share, mean_iou=0.5):
+  def coverage(self, anchors, share, mean_iou=0.5, class_shares=None):
     ratios = tuple(1.0 + i for i in range(anchors))
-    return Coverage(AnchorSetting(4.0, (1.0,), ratios), share, mean_iou)
+    class_shares = (share,) if class_shares is None else class_shares
+    return Coverage(AnchorSetting(4.0, (1.0,), ratios), share, mean_iou, class_shares)
 
   def test_the_fewest_anchors_of_those_near_the_best(self):
     found = [
@@ -151,3 +185,22 @@ class TestRecommend:
     assert anchor_coverage.recommend(found) is found[2]
     found.insert(1, self.coverage(3, 1.0, mean_iou=0.6))
     assert anchor_coverage.recommend(found) is found[1]
+
+  def test_never_less_than_the_one_in_use(self):
+    """Fewer anchors that cover 97.9 % instead of 98.6 %, and a rare class worse."""
+    current = self.coverage(9, 0.986, class_shares=(0.99, 0.9))
+    fewest = self.coverage(1, 0.979, class_shares=(0.985, 0.81))
+    assert anchor_coverage.recommend([current, fewest]) is current
+    # More in all, but less of the class that is covered worst.
+    uneven = self.coverage(1, 0.99, class_shares=(1.0, 0.89))
+    assert anchor_coverage.recommend([current, fewest, uneven]) is current
+    better = self.coverage(2, 0.993, class_shares=(0.995, 0.971))
+    found = [current, fewest, uneven, better]
+    assert anchor_coverage.recommend(found) is better
+
+  def test_classes_count_alike(self):
+    """A share of all that is within the tolerance may hide a rare class that is not."""
+    current = self.coverage(9, 0.5, class_shares=(0.5, 0.5))
+    frequent = self.coverage(1, 0.99, class_shares=(1.0, 0.7))
+    both = self.coverage(3, 0.99, class_shares=(0.99, 0.98))
+    assert anchor_coverage.recommend([current, frequent, both]) is both
