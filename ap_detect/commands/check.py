@@ -2,16 +2,19 @@
 
 ap_detect check --config=... [--output_dir=...]
 
-Lists all faults of the training and validation split and ends with status 1 if there are
-any, unless data.skip_faulty has them left out. Else prints what is in the data, how much
-of it the config's anchors cover, and which anchors would cover it better; writes
-report.html, the same with charts, and report.json, the numbers.
+Lists what is invalid in the training and validation split, by kind, and ends with status
+1 if training would refuse it. Says what is in the data, sound parts at least, how much of
+it the config's anchors cover, and which anchors would cover it better. Writes report.html,
+the same with charts, and report.json, the numbers and everything that is invalid.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import sys
+from typing import NamedTuple
 
 from ap_detect import command_line
 
@@ -30,37 +33,60 @@ from ap_detect.runs import data as data_lib
 from ap_detect.runs import files
 
 
-def read_splits(config):
-  """The training and the validation split of a config.
+class Reading(NamedTuple):
+  """What could be read of a config's splits.
 
-  Where the training split has faults, the validation split is read with the classes it
-  has itself.
+  Attributes:
+    datasets: DetectionDatasets by role, "training" and "validation"; without those of
+      which nothing can be measured.
+    refusal: why training would not start; None where it would.
+  """
+
+  datasets: dict[str, dataset_lib.DetectionDataset]
+  refusal: dataset_lib.DataError | None
+
+
+def read_splits(config) -> Reading:
+  """Reads the training and the validation split, and what is sound where faults are.
+
+  Where nothing of the training split can be read, the validation split is read with the
+  classes it has itself.
 
   Args:
     config: Config.
-
-  Returns:
-    (DetectionDataset, DetectionDataset).
-
-  Raises:
-    DataError: faults in the data, all that were found in either split.
-    ValueError: a split has no object that counts.
   """
-  splits = config.data.train_split, config.data.val_split
-  datasets: list[dataset_lib.DetectionDataset] = []
-  failed: list[tuple[str, dataset_lib.DataError]] = []
-  for split in splits:
-    class_names = datasets[0].class_names if datasets else ()
+  splits = {"training": config.data.train_split, "validation": config.data.val_split}
+  datasets: dict[str, dataset_lib.DetectionDataset] = {}
+  refused: list[tuple[str, dataset_lib.DataError]] = []
+  for role, split in splits.items():
+    class_names = next((data.class_names for data in datasets.values()), ())
+    dataset, error = _read(config, split, class_names)
+    if error is not None:
+      refused.append(("", error))
+    if dataset is not None:
+      datasets[role] = dataset
+  # What both splits meet, such as a missing folder, is one fault.
+  return Reading(datasets, dataset_lib.DataError.join(refused) if refused else None)
+
+
+def _read(config, split, class_names):
+  """(DetectionDataset or None, DataError or None)."""
+  refusal, dataset = None, None
+  try:
+    dataset = data_lib.open_split(config, split, class_names)
+  except dataset_lib.DataError as error:
+    refusal = error
+    data = dataclasses.replace(config.data, skip_faulty=True)
+    with contextlib.suppress(dataset_lib.DataError):
+      sound = dataclasses.replace(config, data=data)
+      dataset = data_lib.open_split(sound, split, class_names)
+  if dataset is not None:
     try:
-      datasets.append(data_lib.open_split(config, split, class_names))
-    except dataset_lib.DataError as error:
-      failed.append(("", error))
-  if failed:
-    # What both splits meet, such as a missing folder, is one fault.
-    raise dataset_lib.DataError.join(failed)
-  for split, dataset in zip(splits, datasets):
-    data_lib.check_objects(dataset, split)
-  return tuple(datasets)
+      data_lib.check_objects(dataset, split)
+    except ValueError as error:
+      dataset = None
+      refusal = refusal or dataset_lib.DataError([str(error)])
+  return dataset, refusal
 
 
 def check(config, output_dir):
@@ -71,34 +97,35 @@ def check(config, output_dir):
     output_dir: where the two go; made if missing.
 
   Returns:
-    The report as text.
-
-  Raises:
-    ValueError: see `read_splits`; nothing is written then.
+    (the report as text, the DataError that training would end with, or None).
   """
-  findings = check_measures.measure(config, read_splits(config))
-  parts = check_report.to_parts(findings)
+  datasets, refusal = read_splits(config)
+  # Without training data there is nothing to compare anchors with.
+  findings = (
+    check_measures.measure(config, datasets) if "training" in datasets else None
+  )
+  parts = check_report.to_parts(findings, refusal)
   os.makedirs(output_dir, exist_ok=True)
   files.write_text(
     os.path.join(output_dir, "report.html"),
     report_page.to_html("Check of the data", parts),
   )
   files.write_json(
-    os.path.join(output_dir, "report.json"), check_report.to_json(findings)
+    os.path.join(output_dir, "report.json"), check_report.to_json(findings, refusal)
   )
-  return report_page.to_text(parts)
+  return report_page.to_text(parts), refusal
 
 
 def main(_):
   config, output_dir = config_lib.resolve(CONFIG.value), OUTPUT_DIR.value
-  try:
-    text = check(config, output_dir)
-  except dataset_lib.DataError as error:
-    # The error's own message has the first ones only.
-    sys.exit(f"error: {error.describe()}")
+  text, refusal = check(config, output_dir)
   print(
     f"{text}\n\nreport    {output_dir}/report.html\nnumbers   {output_dir}/report.json"
   )
+  if refusal is not None:
+    count = len(refusal.faults)
+    problems = "1 problem" if count == 1 else f"{count} problems"
+    sys.exit(f"error: {problems} in the data, listed above; training would not start")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
-"""What `check` measures of the two splits of a config."""
+"""What `check` measures of the splits of a config."""
 
 from __future__ import annotations
 
+import collections
+import concurrent.futures
+import os
 from typing import NamedTuple
 
 import numpy as np
 
 from ap_detect import anchor_coverage
 from ap_detect import config as config_lib
+from ap_detect.commands import predict
 from ap_detect.data import dataset as dataset_lib
-from ap_detect.data import summary
+from ap_detect.data import image_headers, summary
 from ap_detect.models import retinanet
 
 
@@ -22,6 +26,7 @@ class Split(NamedTuple):
     dataset: DetectionDataset.
     objects: summary.Objects.
     best_iou: [G] float32, of each object with any anchor.
+    orientations: how many images EXIF turns or mirrors, by its orientation, 2 to 8.
   """
 
   role: str
@@ -29,6 +34,7 @@ class Split(NamedTuple):
   dataset: dataset_lib.DetectionDataset
   objects: summary.Objects
   best_iou: np.ndarray
+  orientations: dict[int, int]
 
 
 class Findings(NamedTuple):
@@ -36,15 +42,18 @@ class Findings(NamedTuple):
 
   Attributes:
     config: Config.
-    splits: of training and of validation.
+    splits: of training, and of validation where it can be read.
     settings: as `anchor_coverage.search_settings` found them on the training split.
     recommended: one of them.
+    unused_images: paths, relative to data.root, of the image files there that are in
+      none of these splits.
   """
 
   config: config_lib.Config
-  splits: tuple[Split, Split]
+  splits: tuple[Split, ...]
   settings: list[anchor_coverage.Coverage]
   recommended: anchor_coverage.Coverage
+  unused_images: list[str]
 
 
 class Axis(NamedTuple):
@@ -92,12 +101,27 @@ _RATIOS = Axis(2.0 ** np.arange(-4, 4.1, 0.5), 2.0 ** np.arange(-4, 5), log_scal
 _SHARES = Axis(np.linspace(0, 1, 21), np.linspace(0, 1, 11))
 
 
+class ClassCoverage(NamedTuple):
+  """How many objects a class has, in how many images, and how many anchors cover."""
+
+  name: str
+  objects: int
+  images: int
+  covered: int
+
+  @property
+  def share(self) -> float | None:
+    """Of the objects that are covered; None without any."""
+    return self.covered / self.objects if self.objects else None
+
+
 def measure(config, datasets) -> Findings:
   """Measures the training and the validation split of a config.
 
   Args:
     config: Config.
-    datasets: their DetectionDatasets; that of training has an object that counts.
+    datasets: DetectionDatasets by role, "training" and maybe "validation", each with an
+      object that counts.
 
   Returns:
     Findings.
@@ -107,22 +131,25 @@ def measure(config, datasets) -> Findings:
     model.anchor_base_scale, model.anchor_octave_scales, model.anchor_aspect_ratios
   )
   anchors = {"image_size": data.image_size_px, "levels": retinanet.LEVELS}
-  roles = (("training", data.train_split), ("validation", data.val_split))
+  names = {"training": data.train_split, "validation": data.val_split}
   splits = []
-  for (role, name), dataset in zip(roles, datasets):
+  for role, dataset in datasets.items():
     objects = summary.gather_objects(
       dataset, data.image_size_px, warp=data.augmentation == "ssd"
     )
     iou = anchor_coverage.best_iou(objects.placed_boxes, setting=current, **anchors)
-    splits.append(Split(role, name, dataset, objects, iou))
+    orientations = _count_orientations(dataset.records)
+    splits.append(Split(role, names[role], dataset, objects, iou, orientations))
   settings = anchor_coverage.search_settings(
     splits[0].objects.placed_boxes,
     current=current,
+    classes=splits[0].objects.classes,
     positive_iou=model.positive_iou,
     **anchors,
   )
   recommended = anchor_coverage.recommend(settings)
-  return Findings(config, (splits[0], splits[1]), settings, recommended)
+  unused_images = _find_unused_images(data.root, datasets.values())
+  return Findings(config, tuple(splits), settings, recommended, unused_images)
 
 
 def quantities(findings: Findings) -> list[Quantity]:
@@ -144,7 +171,7 @@ def quantities(findings: Findings) -> list[Quantity]:
     ),
     Quantity(
       "size_px",
-      "size in the picture, pixels",
+      "size in the image, pixels",
       [_size(split.objects.boxes) for split in splits],
       _SIZES,
     ),
@@ -166,6 +193,26 @@ def quantities(findings: Findings) -> list[Quantity]:
       "model.positive_iou",
     ),
   ]
+
+
+def cover_classes(split: Split, positive_iou: float) -> list[ClassCoverage]:
+  """The coverage of every class of a split, in the classes' order."""
+  counts = summary.count_classes(split.objects, split.dataset.class_names)
+  is_covered = split.best_iou >= positive_iou
+  covered = np.bincount(split.objects.classes[is_covered], minlength=len(counts) + 1)
+  return [ClassCoverage(*item, int(covered[k])) for k, item in enumerate(counts, 1)]
+
+
+def are_relative(split: Split) -> bool:
+  """Whether no coordinate exceeds 1, as where boxes are shares of their image."""
+  return bool(split.objects.boxes.max() <= 1)
+
+
+def find_crowded(split: Split, most: int) -> list[tuple[int | str, int]]:
+  """(image id, number of objects) of the images with more than `most`; most first."""
+  counts = [(item.image_id, len(item.boxes)) for item in split.dataset.records]
+  crowded = [item for item in counts if item[1] > most]
+  return sorted(crowded, key=lambda item: -item[1])
 
 
 def anchor_sides(model) -> tuple[float, ...]:
@@ -197,6 +244,36 @@ def find_uncovered(findings: Findings) -> list[Uncovered]:
         )
       )
   return sorted(found, key=lambda item: item.best_iou)
+
+
+def _count_orientations(records):
+  paths = [record.image for record in records if isinstance(record.image, str)]
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    found = collections.Counter(pool.map(_read_orientation, paths))
+  return {value: found[value] for value in sorted(found) if value != 1}
+
+
+def _read_orientation(path):
+  try:
+    with open(path, "rb") as file:
+      return image_headers.read_header(file).orientation
+  except (OSError, ValueError):  # lost since it was checked
+    return 1
+
+
+def _find_unused_images(root, datasets):
+  used = {
+    os.path.realpath(record.image)
+    for dataset in datasets
+    for record in dataset.records
+    if isinstance(record.image, str)
+  }
+  return sorted(
+    os.path.relpath(path, root)
+    for folder, _, names in os.walk(root)
+    for path in (os.path.join(folder, name) for name in names)
+    if path.lower().endswith(predict.ENDINGS) and os.path.realpath(path) not in used
+  )
 
 
 def _size(boxes):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
+from PIL import Image
 
 from ap_detect import boxes as box_ops
 from ap_detect import config as config_lib
@@ -65,7 +66,7 @@ def objects_of(root, split):
 class TestReport:
   def test_numbers(self, folder, config_of, tmp_path):
     config = config_of(folder)
-    text = check.check(config, str(tmp_path / "out"))
+    text, _refusal = check.check(config, str(tmp_path / "out"))
     numbers = files.read_json(str(tmp_path / "out" / "report.json"))
     anchors = model_lib.make_anchors(config)
     for split, role, count in (
@@ -116,7 +117,7 @@ class TestReport:
   def test_objects_that_no_anchor_covers(self, folder, config_of, tmp_path):
     changes = {"model.anchor_base_scale": 0.5, "model.anchor_octave_scales": [1.0]}
     config = config_of(folder, {**changes, "model.force_match": False})
-    text = check.check(config, str(tmp_path / "out"))
+    text, _refusal = check.check(config, str(tmp_path / "out"))
     numbers = files.read_json(str(tmp_path / "out" / "report.json"))
     listed = numbers["worst_uncovered"]
     assert 0 < len(listed) <= check_report.NUM_LISTED
@@ -141,7 +142,7 @@ class TestReport:
     assert "gets none" in text
     # Base scale 0.5 and stride 8: the smallest anchors have 4 px, no object is smaller.
     assert (
-      " objects are not, 0 of them smaller than the smallest anchors (4 pixels)" in text
+      " not covered. 0 of them are smaller than the smallest anchors (4 pixels)" in text
     )
     first, recommended = numbers["anchor_settings"][0], numbers["recommended_overrides"]
     assert first["base_scale"] == 0.5
@@ -153,7 +154,7 @@ class TestReport:
 
   def test_warped_pictures(self, folder, config_of, tmp_path):
     config = config_of(folder, {"data.augmentation": "ssd"})
-    text = check.check(config, str(tmp_path / "out"))
+    text, _refusal = check.check(config, str(tmp_path / "out"))
     numbers = files.read_json(str(tmp_path / "out" / "report.json"))
     # 64 x 96 becomes 128 x 128: ratios grow by 96 / 64 beside those of the files.
     boxes = np.array([item["bbox"] for item in objects_of(folder, "train")])
@@ -163,26 +164,154 @@ class TestReport:
     assert "warped" in numbers["placement"] and numbers["placement"] in text
 
 
+class TestClasses:
+  def test_coverage(self, folder, config_of, tmp_path):
+    config = config_of(folder)
+    text, _ = check.check(config, str(tmp_path / "out"))
+    numbers = files.read_json(str(tmp_path / "out" / "report.json"))
+    anchors = model_lib.make_anchors(config)
+    counted = 0
+    for category, entry in enumerate(numbers["splits"]["training"]["classes"], 1):
+      chosen = [i for i in objects_of(folder, "train") if i["category_id"] == category]
+      if not chosen:
+        assert (entry["objects"], entry["covered_share"]) == (0, None)
+        assert entry["name"] in text.partition("without an object in training")[2]
+        continue
+      x, y, width, height = (np.array([i["bbox"] for i in chosen]) * 128 / 96).T
+      placed = np.stack([y, x, y + height, x + width], axis=1).astype(np.float32)
+      covered = (box_ops.iou(placed, anchors).numpy().max(axis=1) >= 0.5).sum()
+      assert (entry["covered"], entry["objects"]) == (covered, len(chosen))
+      assert entry["covered_share"] == covered / len(chosen)
+      counted += 1
+    assert counted > 2
+    first = numbers["anchor_settings"][0]
+    shares = [
+      entry["covered_share"]
+      for entry in numbers["splits"]["training"]["classes"]
+      if entry["objects"]
+    ]
+    assert first["mean_class_share"] == pytest.approx(np.mean(shares))
+    assert first["worst_class_share"] == pytest.approx(min(shares))
+
+  def test_without_an_object(self, folder, config_of, tmp_path):
+    content = read_annotations(folder, "train")
+    content["categories"].append({"id": 77, "name": "unicorn"})
+    write_annotations(folder, "train", content)
+    text, _refusal = check.check(config_of(folder), str(tmp_path / "out"))
+    [line] = [x for x in text.splitlines() if "without an object in training" in x]
+    assert line.endswith("unicorn.")
+
+
+class TestNotes:
+  """What is valid, but perhaps not what was meant."""
+
+  def report(self, config, tmp_path):
+    text, refusal = check.check(config, str(tmp_path / "out"))
+    assert refusal is None
+    return text, files.read_json(str(tmp_path / "out" / "report.json"))
+
+  def test_nothing_to_say(self, folder, config_of, tmp_path):
+    text, numbers = self.report(config_of(folder), tmp_path)
+    assert numbers["unused_images"] == numbers["faults"] == []
+    assert numbers["would_start"] is True
+    for split in numbers["splits"].values():
+      assert split["exif_orientations"] == {}
+      assert split["relative_coordinates"] is False
+      assert split["crowded_images"] == []
+    for words in ("EXIF", "exceeds 1", "are used in neither", "eval.max_detections"):
+      assert words not in text
+
+  def test_orientations(self, folder, config_of, tmp_path):
+    for number, orientation in ((1, 3), (2, 3), (3, 2)):
+      path = os.path.join(folder, "val", f"{number:06}.png")
+      exif = Image.Exif()
+      exif[0x0112] = orientation
+      # A JPEG, for the bytes count and not the name.
+      Image.open(path).save(path, "JPEG", exif=exif)
+    text, numbers = self.report(config_of(folder), tmp_path)
+    assert numbers["splits"]["validation"]["exif_orientations"] == {"2": 1, "3": 2}
+    assert "3 images of validation are turned or mirrored" in text
+    assert "(1 of 2, 2 of 3)" in text
+
+  def test_relative_coordinates(self, folder, config_of, tmp_path):
+    content = read_annotations(folder, "train")
+    for item in content["annotations"]:
+      item["bbox"] = [value / 100 for value in item["bbox"]]
+    write_annotations(folder, "train", content)
+    text, numbers = self.report(config_of(folder), tmp_path)
+    assert numbers["splits"]["training"]["relative_coordinates"] is True
+    assert "No coordinate in training exceeds 1" in text
+    assert "No coordinate in validation" not in text
+
+  def test_images_in_no_split(self, folder, config_of, tmp_path):
+    os.makedirs(os.path.join(folder, "more"))
+    for name in ("more/b.JPG", "more/a.webp", "more/notes.txt"):
+      with open(os.path.join(folder, name), "w"):
+        pass
+    text, numbers = self.report(config_of(folder), tmp_path)
+    assert numbers["unused_images"] == ["more/a.webp", "more/b.JPG"]
+    assert "2 image files below" in text and "more/a.webp, more/b.JPG." in text
+
+  def test_many_objects(self, folder, config_of, tmp_path):
+    content = read_annotations(folder, "val")
+    content["annotations"] += [
+      {**content["annotations"][0], "id": 1000 + i, "image_id": 2} for i in range(120)
+    ]
+    write_annotations(folder, "val", content)
+    count = sum(item["image_id"] == 2 for item in content["annotations"])
+    text, numbers = self.report(config_of(folder), tmp_path)
+    crowded = numbers["splits"]["validation"]["crowded_images"]
+    assert crowded == [{"image_id": 2, "objects": count}]
+    assert "have more than 100 objects" in text and f": 2 ({count})." in text
+
+
 class TestFaults:
   def test_of_both_splits_are_listed(self, folder, config_of):
     break_box(folder, "train", 1)
     break_box(folder, "train", 3)
     break_box(folder, "val", 0)
-    with pytest.raises(dataset.DataError) as caught:
-      check.read_splits(config_of(folder))
-    assert len(caught.value.faults) == 3
-    assert ["train" in fault for fault in caught.value.faults] == [True, True, False]
+    faults = check.read_splits(config_of(folder)).refusal.faults
+    assert len(faults) == 3
+    assert ["train" in fault for fault in faults] == [True, True, False]
 
   def test_one_fault_of_both_splits_is_listed_once(self, config_of, tmp_path):
-    with pytest.raises(dataset.DataError) as caught:
-      check.read_splits(config_of(str(tmp_path / "nowhere")))
-    assert len(caught.value.faults) == 1
+    config = config_of(str(tmp_path / "nowhere"))
+    datasets, refusal = check.read_splits(config)
+    assert (datasets, len(refusal.faults)) == ({}, 1)
+    text, _ = check.check(config, str(tmp_path / "out"))
+    assert refusal.faults[0] in text
+    numbers = files.read_json(str(tmp_path / "out" / "report.json"))
+    assert numbers["would_start"] is False
+    assert numbers["faults"][0]["faults"] == list(refusal.faults)
+
+  def test_what_is_sound_is_measured_all_the_same(self, folder, config_of, tmp_path):
+    break_box(folder, "train", 1)
+    config = config_of(folder)
+    _text, refusal = check.check(config, str(tmp_path / "out"))
+    numbers = files.read_json(str(tmp_path / "out" / "report.json"))
+    assert numbers["faults"][0]["faults"] == list(refusal.faults)
+    assert numbers["would_start"] is False
+    skipped = config_of(folder, {"data.skip_faulty": True})
+    _, nothing = check.check(skipped, str(tmp_path / "skipped"))
+    assert nothing is None
+    others = files.read_json(str(tmp_path / "skipped" / "report.json"))
+    assert others["would_start"] is True and others["faults"] == []
+    assert others["splits"] == numbers["splits"]
+
+  def test_a_validation_split_that_is_not_there(self, folder, config_of, tmp_path):
+    config = config_of(folder, {"data.val_split": "missing"})
+    _text, refusal = check.check(config, str(tmp_path / "out"))
+    numbers = files.read_json(str(tmp_path / "out" / "report.json"))
+    assert len(refusal.faults) == 1
+    assert list(numbers["splits"]) == ["training"]
+    assert numbers["splits"]["training"]["images"] == NUM_TRAIN
 
   def test_skipped_ones_are_reported(self, folder, config_of, tmp_path):
     break_box(folder, "train", 1)
     break_box(folder, "val", 0)
     config = config_of(folder, {"data.skip_faulty": True})
-    text = check.check(config, str(tmp_path / "out"))
+    text, refusal = check.check(config, str(tmp_path / "out"))
+    assert refusal is None
     numbers = files.read_json(str(tmp_path / "out" / "report.json"))
     for split in numbers["splits"].values():
       assert len(split["skipped"]) == 1
@@ -193,9 +322,11 @@ class TestFaults:
     for item in content["annotations"]:
       item["iscrowd"] = 1
     write_annotations(folder, "val", content)
-    with pytest.raises(ValueError, match="split 'val' requires at least one object"):
-      check.check(config_of(folder), str(tmp_path / "out"))
-    assert not (tmp_path / "out").exists()
+    text, refusal = check.check(config_of(folder), str(tmp_path / "out"))
+    assert "split 'val' requires at least one object" in refusal.faults[0]
+    assert refusal.faults[0] in text
+    numbers = files.read_json(str(tmp_path / "out" / "report.json"))
+    assert list(numbers["splits"]) == ["training"]
 
 
 class TestCommand:
@@ -207,23 +338,29 @@ class TestCommand:
       monkeypatch.setattr(check, name, flag, raising=False)
     check.main(["check"])
 
-  def test_ends_with_status_1_and_all_faults(
-    self, folder, config_of, tmp_path, monkeypatch
+  def test_ends_with_status_1_and_all_kinds_of_faults(
+    self, folder, config_of, tmp_path, monkeypatch, capsys
   ):
     content = read_annotations(folder, "train")
+    count = dataset.LISTED_FAULTS + 10
     content["annotations"] += [
       {**content["annotations"][1], "id": 1000 + i, "bbox": [0, 0, -1, -1]}
-      for i in range(dataset.LISTED_FAULTS + 10)
+      for i in range(count)
     ]
     write_annotations(folder, "train", content)
     with pytest.raises(SystemExit) as caught:
       self.run_main(monkeypatch, config_of(folder), tmp_path / "out")
-    lines = caught.value.code.split("\n")  # a text means status 1
-    count = dataset.LISTED_FAULTS + 10
-    assert lines[0] == f"error: {count} faults in the data:"
-    assert [line.startswith("  annotations/") for line in lines[1:-1]] == [True] * count
-    assert lines[-1] == dataset.SKIP
-    assert not (tmp_path / "out").exists()
+    # A text means status 1.
+    assert caught.value.code.startswith(f"error: {count} problems in the data")
+    said = capsys.readouterr().out
+    assert f"\n{count} x annotation N has bbox [N, N, N, N]" in said
+    assert said.count("  annotations/instances_train.json: annotation 100") == 3
+    assert f"... and {count - 3} more" in said
+    assert dataset.SKIP in said
+    [kind] = files.read_json(str(tmp_path / "out" / "report.json"))["faults"]
+    assert len(kind["faults"]) == count
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert f"{count} x annotation N has bbox" in page
 
   def test_prints_the_report(self, make_config, tmp_path, monkeypatch, capsys):
     self.run_main(monkeypatch, make_config(), tmp_path / "out")
