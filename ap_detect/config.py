@@ -151,7 +151,7 @@ def override_loss_options(values: Any, overrides: list[tuple[str, Any]]) -> Any:
   Raises:
     ValueError: an option has one value by its old name and another one by its new one.
   """
-  train = values.get("train", {})
+  train: Any = values.get("train", {}) if hasattr(values, "keys") else None
   options: Any = train.get("loss_options", {}) if hasattr(train, "keys") else None
   if not hasattr(options, "keys"):
     return values  # which `resolve` refuses

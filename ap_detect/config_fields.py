@@ -252,7 +252,8 @@ class TrainConfig:
     {},
     "Options of classification_loss, its function's keyword arguments, such as delta, "
     "interpolated and images_per_ranking of ap_loss; what is left out has the function's "
-    "own default. On the command line one by one, --config.train.loss_options.delta=0.5, "
+    "own default. The fields delta, interpolated and images_per_ranking that 'train' had "
+    "earlier are still taken for these. On the command line one by one, --config.train.loss_options.delta=0.5, "
     "or all: --config.train.loss_options=\"{'delta': 0.5}\".",
   )
   box_loss: str = field(

@@ -170,6 +170,8 @@ def _cast(value, type_hint):
 def _plain(value):
   """What JSON can hold, with tuples for lists and dicts for mappings."""
   if hasattr(value, "keys"):
+    if not all(isinstance(name, str) for name in value):
+      raise TypeError
     return {name: _plain(value[name]) for name in value}
   if isinstance(value, (list, tuple)):
     return tuple(map(_plain, value))

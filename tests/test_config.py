@@ -76,6 +76,7 @@ class TestResolve:
       ("train.loss_options", 0.5, "mapping"),
       ("train.loss_options", ("delta", 0.5), "mapping"),
       ("train.loss_options", {"delta": {0.5}}, "mapping"),
+      ("train.loss_options", {1: 0.5}, "mapping"),
     ],
   )
   def test_wrong_type(self, name, value, type_name):
@@ -214,6 +215,11 @@ class TestLossOptions:
     assert config_lib.resolve(SHAPES).train.loss_options == {}
     saved = json.loads(json.dumps(dataclasses.asdict(config)))
     assert config_lib.resolve(saved) == config
+
+  @pytest.mark.parametrize("values", [[], {"train": 3}, {"train": {"loss_options": 3}}])
+  def test_what_is_no_mapping_is_left_for_resolve(self, values):
+    overrides = [("train.loss_options.delta", 0.5)]
+    assert config_lib.override_loss_options(values, overrides) is values
 
   def test_defaults_are_not_shared(self):
     config_lib.TrainConfig().loss_options["delta"] = 0.5
