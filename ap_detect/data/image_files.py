@@ -30,6 +30,8 @@ _DECODING_BATCH = 256
 # Of faults with some words in them: which field is about them, beside data.skip_faulty.
 _FIELDS = {
   "pixels, more than": "data.max_image_pixels is how many pixels an image may have",
+  "which is not read; convert": "ap_detect write_tfrecords converts what Pillow reads, "
+  "such as WebP and TIFF",
   "not in the list of classes": "data.class_names are the classes; where it is (), they "
   "are all those of the training split",
 }

@@ -28,6 +28,7 @@ CONVERTED = "converted"
 
 _BY_IMAGEMAGICK = "convert it, as by `mogrify -format png FILE`"
 _BY_LIBHEIF = "convert it, as by `heif-convert FILE FILE.jpg`"
+_BY_FFMPEG = "take images out of it, as by `ffmpeg -i FILE FILE-%05d.jpg`"
 
 # First bytes, how many bytes lie between them and more bytes, the format, what to do.
 _OTHER_FORMATS = (
@@ -40,6 +41,9 @@ _OTHER_FORMATS = (
     (b"", 4, b"ftyp" + brand, "HEIC", _BY_LIBHEIF) for brand in (b"he", b"mif", b"msf")
   ),
   (b"", 4, b"ftypavif", "AVIF", _BY_LIBHEIF),
+  (b"", 4, b"ftyp", "a video", _BY_FFMPEG),
+  (b"RIFF", 4, b"AVI ", "a video", _BY_FFMPEG),
+  (b"\x1aE\xdf\xa3", 0, b"", "a video", _BY_FFMPEG),
   (b"\0\0\0\x0cjP  ", 0, b"", "JPEG 2000", _BY_IMAGEMAGICK),
   (b"\0\0\0\x0cJXL ", 0, b"", "JPEG XL", "convert it, as by `djxl FILE FILE.png`"),
   (b"\xff\x0a", 0, b"", "JPEG XL", "convert it, as by `djxl FILE FILE.png`"),

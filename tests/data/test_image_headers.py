@@ -101,6 +101,8 @@ def test_damaged_bytes_have_the_orientation_they_are_decoded_with(
     (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is HEIC, .* `heif-convert FILE"),
     (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "is HEIC"),
     (b"\0\0\0\x20ftypavif\0\0\0\0", "is AVIF"),
+    (b"\0\0\0\x18ftypmp42\0\0\0\0isom", "is a video, .* `ffmpeg -i FILE"),
+    (b"\x1aE\xdf\xa3\x01\0\0\0", "is a video"),
     (encoded("BMP", "P"), "is a BMP that has not 24 or 32 bits; convert it"),
     (encoded("BMP")[:40], "is a BMP that has not 24 or 32 bits"),
     (b"\0\x05\x16\x07\0\x02\0\0Mac OS X", "is a resource file of macOS"),
