@@ -43,7 +43,11 @@ setup(
       f"tensorflow[and-cuda]==2.15.1; {ADDONS_STACK}",
       f"tensorflow[and-cuda]>=2.16,<2.22; {NEWEST_STACK}",
     ],
-    "test": ["pytest", "pytest-xdist", "hypothesis"],
+    "test": [
+      *("pytest", "pytest-xdist", "hypothesis"),
+      # For examples/kerashub_retinanet.py, which runs on Keras 3.
+      f"keras-hub>=0.26; {NEWEST_STACK}",
+    ],
     "dev": ["ruff", "mypy"],
   },
 )

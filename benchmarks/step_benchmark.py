@@ -7,8 +7,8 @@
 
 Bar: a median ratio of ours to the peer's of at most 1.05, for both losses and peers.
 
-keras-hub is a requirement of this benchmark alone: pip install keras-hub. It runs on
-Keras 3, in the same process as our Keras 2.
+keras-hub comes with '.[test]' from Python 3.12 on. It runs on Keras 3, in the same
+process as our Keras 2.
 
 Both train a ResNet-50 RetinaNet for 20 classes by SGD with momentum, with the same
 random images and boxes, the same treatment of batch normalisation and the same number

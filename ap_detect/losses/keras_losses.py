@@ -20,6 +20,8 @@ from ap_detect.losses.ap_loss import ap_loss
 from ap_detect.losses.auc_loss import auc_loss
 from ap_detect.losses.labels import BACKGROUND, IGNORED
 
+# Given with each call, unlike a loss's options.
+_OF_A_BATCH = ("weights", "qualities")
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -45,9 +47,9 @@ def _join(cls, bases):
 class RankingLoss:
   """Base of the losses below: a function of logits and labels, with fixed options.
 
-  A subclass names the function, whose keyword arguments but `weights` are its options.
-  An instance is a `keras.losses.Loss`, can be saved with a compiled model, and is loaded
-  with it where this module has been imported.
+  A subclass names the function, whose keyword arguments, but `weights` and `qualities`,
+  are its options. An instance is a `keras.losses.Loss`, can be saved with a compiled
+  model, and is loaded with it where this module has been imported.
 
   Args:
     name: name of the loss in Keras' logs; by default the function's.
@@ -136,7 +138,7 @@ class APLoss(RankingLoss):
 
   Args:
     name: name of the loss in Keras' logs.
-    **options: keyword arguments of `ap_loss` but `weights`.
+    **options: keyword arguments of `ap_loss` but `weights` and `qualities`.
 
   Example:
     >>> float(APLoss()(tf.constant([1, 0, 0]), tf.constant([[2.0], [0.0], [5.0]])))
@@ -151,7 +153,7 @@ class AUCLoss(RankingLoss):
 
   Args:
     name: name of the loss in Keras' logs.
-    **options: keyword arguments of `auc_loss` but `weights`.
+    **options: keyword arguments of `auc_loss` but `weights` and `qualities`.
 
   Example:
     >>> float(AUCLoss()(tf.constant([1, 0, 0]), tf.constant([[2.0], [0.0], [5.0]])))
@@ -166,9 +168,7 @@ def _options(function):
   return {
     option.name: option.default
     for option in inspect.signature(function).parameters.values()
-    if option.kind is option.KEYWORD_ONLY
-    and option.name != "weights"
-    and option.default is not option.empty
+    if option.kind is option.KEYWORD_ONLY and option.name not in _OF_A_BATCH
   }
 
 

@@ -51,6 +51,40 @@ def test_one_class_is_the_same_as_labels_and_as_one_hot():
   assert losses.APLoss()(labels[:, np.newaxis], logits) == expected > 0
 
 
+@for_every_loss
+@pytest.mark.parametrize(
+  ("sample_weight", "weights"),
+  [
+    ([[1.0, 2.0, 3.0], [0.0, 5.0, 0.0]],) * 2,
+    (
+      [[[1.0], [2.0], [3.0]], [[0.0], [5.0], [0.0]]],
+      [[1.0, 2.0, 3.0], [0.0, 5.0, 0.0]],
+    ),
+    ([0.5, 2.0], [[0.5] * 3, [2.0] * 3]),
+    ([[0.5], [2.0]], [[0.5] * 3, [2.0] * 3]),
+    (0.25, [[0.25] * 3] * 2),
+  ],
+  ids=["of anchors", "a last dimension", "of images", "broadcast", "of all"],
+)
+def test_sample_weight_is_passed_on(loss, function, sample_weight, weights):
+  expected = function(LOGITS, LABELS, weights=np.array(weights, np.float32))
+  assert loss()(ONE_HOT, LOGITS, sample_weight=np.array(sample_weight)) == expected
+
+
+def test_masked_anchors_are_ignored():
+  mask = np.array([[True, True, False], [False, True, True]])
+  logits = tf.constant(LOGITS)
+  logits._keras_mask = tf.constant(mask)
+  expected = losses.ap_loss(LOGITS, np.where(mask, LABELS, losses.IGNORED))
+  np.testing.assert_allclose(losses.APLoss()(LABELS, logits), expected, rtol=1e-6)
+  weights = np.array([1.0, 3.0])
+  np.testing.assert_allclose(
+    losses.APLoss()(LABELS, logits, sample_weight=weights),
+    losses.ap_loss(LOGITS, LABELS, weights=mask * weights[:, np.newaxis]),
+    rtol=1e-6,
+  )
+
+
 @pytest.mark.parametrize(
   ("y_true", "message"),
   [
@@ -122,6 +156,19 @@ def test_a_saved_model_brings_it_back(keras, tmp_path):
   np.testing.assert_allclose(
     value, ap_loss_of(model, points, labels, 0.5)[0], rtol=1e-6
   )
+
+
+@in_every_keras
+def test_fit_learns_to_rank_what_counts(keras):
+  points, labels = points_and_labels()
+  weights = np.tile([1.0, 0.0], 32)
+  # What does not count says the opposite.
+  given = np.where(weights, labels, 1 - labels)
+  model = compiled_model(keras, losses.APLoss(delta=0.1))
+  before, _ = ap_loss_of(model, points, labels, 0.1)
+  model.fit(points, given, batch_size=64, epochs=30, sample_weight=weights, verbose=0)
+  after, _ = ap_loss_of(model, points, labels, 0.1)
+  assert after < 0.5 * before
 
 
 @in_every_keras
