@@ -12,7 +12,7 @@ import pytest
 
 from ap_detect import config as config_lib
 from ap_detect.commands import config_reference
-from ap_detect.data import tfrecords
+from ap_detect.data.readers import tfrecords
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 

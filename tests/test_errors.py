@@ -17,8 +17,8 @@ from PIL import Image
 
 from ap_detect import errors
 from ap_detect.commands import predict
-from ap_detect.data import dataset as dataset_lib
 from ap_detect.data import encoded, pipeline
+from ap_detect.data.records import DataError, ImageRecord
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import files, folder, lock, replicas
 from ap_detect.runs import model as model_lib
@@ -256,7 +256,7 @@ class TestImagesThatAreLost:
       lambda number: records[4 * number : 4 * number + 4],
     )
     next(named)
-    with pytest.raises(dataset_lib.DataError) as caught:
+    with pytest.raises(DataError) as caught:
       next(named)
     missing, damaged = caught.value.faults
     assert missing == f"{pictures}/6.png: cannot be read: No such file or directory"
@@ -267,13 +267,11 @@ class TestImagesThatAreLost:
     path = str(tmp_path / "a.tfrecord")
     with open(path, "wb") as file:
       file.write(b"no record" * 9)
-    record = dataset_lib.ImageRecord(
-      1, encoded.ShardedImage(path, 5), 9, 9, *([np.zeros([0])] * 4)
-    )
+    record = ImageRecord(1, encoded.ShardedImage(path, 5), 9, 9, *([np.zeros([0])] * 4))
     batches = tf.data.Dataset.range(1).map(
       lambda _: encoded.make_reader([record.image])(0)
     )
-    with pytest.raises(dataset_lib.DataError) as caught:
+    with pytest.raises(DataError) as caught:
       list(pipeline.naming_unreadable(batches, lambda number: [record]))
     (fault,) = caught.value.faults
     assert fault.startswith(f"{path}: the record at byte 5: truncated or damaged: ")
@@ -287,7 +285,7 @@ class TestImagesThatAreLost:
   def test_while_training(self, pictures, make_config, tmp_path):
     changes = {**data_of(pictures), "data.check_images": False, "train.batch_size": 2}
     truncate(pictures / "3.png")
-    with pytest.raises(dataset_lib.DataError) as caught:
+    with pytest.raises(DataError) as caught:
       trainer.train(make_config(changes), str(tmp_path / "run"))
     (fault,) = caught.value.faults
     assert fault.startswith(f"{pictures}/3.png: truncated or damaged: ")
@@ -299,7 +297,7 @@ class TestImagesThatAreLost:
     evaluator = evaluation.Evaluator(
       restored_run.network, config, restored_run.strategy
     )
-    with pytest.raises(dataset_lib.DataError, match=r"/3\.png: truncated or damaged"):
+    with pytest.raises(DataError, match=r"/3\.png: truncated or damaged"):
       evaluator.detect(records)
 
 
@@ -410,7 +408,7 @@ class TestFilesAndFolders:
   def test_data_root_is_a_file(self, tmp_path, make_config):
     path = tmp_path / "data"
     path.write_text("")
-    with pytest.raises(dataset_lib.DataError, match="data: is a file, not a folder"):
+    with pytest.raises(DataError, match="data: is a file, not a folder"):
       data_lib.open_split(make_config(data_of(path)), "train")
 
   def test_a_folder_where_a_file_should_be(self, tmp_path):

@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
 from ap_detect import config as config_lib
 from ap_detect.commands import check_measures, check_report, report_page
-from ap_detect.data import dataset as dataset_lib
+from ap_detect.data.records import DataError, DetectionDataset
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import files
 
@@ -42,8 +42,8 @@ class Reading(NamedTuple):
     refusal: why training would not start; None where it would.
   """
 
-  datasets: dict[str, dataset_lib.DetectionDataset]
-  refusal: dataset_lib.DataError | None
+  datasets: dict[str, DetectionDataset]
+  refusal: DataError | None
 
 
 def read_splits(config) -> Reading:
@@ -56,8 +56,8 @@ def read_splits(config) -> Reading:
     config: Config.
   """
   splits = {"training": config.data.train_split, "validation": config.data.val_split}
-  datasets: dict[str, dataset_lib.DetectionDataset] = {}
-  refused: list[tuple[str, dataset_lib.DataError]] = []
+  datasets: dict[str, DetectionDataset] = {}
+  refused: list[tuple[str, DataError]] = []
   for role, split in splits.items():
     class_names = next((data.class_names for data in datasets.values()), ())
     dataset, error = _read(config, split, class_names)
@@ -66,7 +66,7 @@ def read_splits(config) -> Reading:
     if dataset is not None:
       datasets[role] = dataset
   # What both splits meet, such as a missing folder, is one fault.
-  return Reading(datasets, dataset_lib.DataError.join(refused) if refused else None)
+  return Reading(datasets, DataError.join(refused) if refused else None)
 
 
 def _read(config, split, class_names):
@@ -74,10 +74,10 @@ def _read(config, split, class_names):
   refusal, dataset = None, None
   try:
     dataset = data_lib.open_split(config, split, class_names)
-  except dataset_lib.DataError as error:
+  except DataError as error:
     refusal = error
     data = dataclasses.replace(config.data, skip_faulty=True)
-    with contextlib.suppress(dataset_lib.DataError):
+    with contextlib.suppress(DataError):
       sound = dataclasses.replace(config, data=data)
       dataset = data_lib.open_split(sound, split, class_names)
   if dataset is not None:
@@ -85,7 +85,7 @@ def _read(config, split, class_names):
       data_lib.check_objects(dataset, split)
     except ValueError as error:
       dataset = None
-      refusal = refusal or dataset_lib.DataError([str(error)])
+      refusal = refusal or DataError([str(error)])
   return dataset, refusal
 
 

@@ -12,8 +12,8 @@ import numpy as np
 from ap_detect import anchor_coverage
 from ap_detect import config as config_lib
 from ap_detect.commands import predict
-from ap_detect.data import dataset as dataset_lib
 from ap_detect.data import image_headers, summary
+from ap_detect.data.records import DetectionDataset
 from ap_detect.models import retinanet
 
 
@@ -31,7 +31,7 @@ class Split(NamedTuple):
 
   role: str
   name: str
-  dataset: dataset_lib.DetectionDataset
+  dataset: DetectionDataset
   objects: summary.Objects
   best_iou: np.ndarray
   orientations: dict[int, int]

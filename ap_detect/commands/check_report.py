@@ -9,7 +9,7 @@ from ap_detect.commands import check_measures, fault_kinds
 from ap_detect.commands.check_measures import Findings
 from ap_detect.commands.report_page import Heading, Part, Picture, Table
 from ap_detect.data import summary
-from ap_detect.data.dataset import DataError
+from ap_detect.data.records import DataError
 
 # Objects that no anchor covers, listed one by one; the worst.
 NUM_LISTED = 20

@@ -29,8 +29,9 @@ if __name__ == "__main__":
   command_line.load_tensorflow()
 
 from ap_detect import errors
-from ap_detect.data import dataset as dataset_lib
-from ap_detect.data import image_files, summary
+from ap_detect.data import summary
+from ap_detect.data.readers import image_files
+from ap_detect.data.records import DataError
 from ap_detect.runs import files, folder
 from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation, evaluation_files
@@ -95,7 +96,7 @@ def read_images(paths, **image_options):
     **image_options,
   )
   if not records:
-    raise dataset_lib.DataError(skipped)
+    raise DataError(skipped)
   return records, skipped
 
 

@@ -33,7 +33,7 @@ if __name__ == "__main__":
   command_line.load_tensorflow()
 
 from ap_detect import config as config_lib
-from ap_detect.data import tfrecords
+from ap_detect.data.readers import tfrecords
 from ap_detect.runs import data as data_lib
 
 

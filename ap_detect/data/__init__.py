@@ -1,1 +1,1 @@
-"""Datasets: parse (voc, coco, shapes), augment, order and batch (pipeline)."""
+"""Datasets: readers -> records -> augment -> pipeline; shapes are drawn."""

@@ -19,7 +19,7 @@ _HEADER_BYTES = 2**16
 
 
 class ShardedImage(NamedTuple):
-  """An encoded image in a record of a TFRecord file, see data.tfrecords.
+  """An encoded image in a record of a TFRecord file, see readers.tfrecords.
 
   Attributes:
     path: of the file, which is not compressed.

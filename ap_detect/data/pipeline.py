@@ -22,8 +22,9 @@ import numpy as np
 import tensorflow as tf
 
 from ap_detect import images as image_ops
-from ap_detect.data import dataset as dataset_lib
-from ap_detect.data import encoded, image_files
+from ap_detect.data import encoded
+from ap_detect.data.readers import image_files
+from ap_detect.data.records import DataError
 
 _SERVICE_TIMEOUT_SECONDS = 10
 
@@ -104,7 +105,7 @@ def naming_unreadable(batches, records_of):
       faults = _unreadable(records_of(number))
       if not faults:
         raise
-      raise dataset_lib.DataError(faults, [_LOST]) from error
+      raise DataError(faults, [_LOST]) from error
     yield batch
 
 

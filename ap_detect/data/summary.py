@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ap_detect import images as image_ops
-from ap_detect.data import dataset as dataset_lib
 from ap_detect.data import image_headers
+from ap_detect.data.records import DetectionDataset
 
 
 class Objects(NamedTuple):
@@ -56,7 +56,7 @@ def describe_images(records) -> list[str]:
   return [f"{number} {text}" for text, number in numbers.items() if number]
 
 
-def gather_objects(dataset: dataset_lib.DetectionDataset, image_size, *, warp=False):
+def gather_objects(dataset: DetectionDataset, image_size, *, warp=False):
   """A split's objects that count, also as they lie in the network's input.
 
   Args:
@@ -81,7 +81,7 @@ def gather_objects(dataset: dataset_lib.DetectionDataset, image_size, *, warp=Fa
   return Objects(image_index, classes, boxes, placed_boxes)
 
 
-def count(dataset: dataset_lib.DetectionDataset) -> dict[str, int]:
+def count(dataset: DetectionDataset) -> dict[str, int]:
   """Numbers of images and objects of a split, by name."""
   records = dataset.records
   return {

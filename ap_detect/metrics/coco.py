@@ -17,7 +17,7 @@ from ap_detect.metrics.results import check_dataset, check_results, count_object
 from ap_detect.metrics.score_thresholds import ScoreThresholds, best_f1_thresholds
 
 if TYPE_CHECKING:
-  from ap_detect.data.dataset import DetectionDataset
+  from ap_detect.data.records import DetectionDataset
 
 # In the order of COCOeval.stats. Areas in px^2: small to 32^2, medium to 96^2, large.
 METRIC_NAMES = (

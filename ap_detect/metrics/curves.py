@@ -10,7 +10,7 @@ from ap_detect.metrics import results as results_lib
 from ap_detect.metrics import voc
 
 if TYPE_CHECKING:
-  from ap_detect.data.dataset import DetectionDataset
+  from ap_detect.data.records import DetectionDataset
   from ap_detect.metrics.score_thresholds import ScoreThresholds
 
 

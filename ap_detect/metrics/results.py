@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-  from ap_detect.data.dataset import DetectionDataset, ImageRecord
+  from ap_detect.data.records import DetectionDataset, ImageRecord
 
 
 class ResultArrays(NamedTuple):

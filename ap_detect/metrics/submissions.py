@@ -9,7 +9,7 @@ from ap_detect import errors
 from ap_detect.metrics import results as results_lib
 
 if TYPE_CHECKING:
-  from ap_detect.data.dataset import DetectionDataset
+  from ap_detect.data.records import DetectionDataset
 
 
 def write_comp4(

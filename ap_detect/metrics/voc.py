@@ -15,7 +15,7 @@ import numpy as np
 from ap_detect.metrics import results as results_lib
 
 if TYPE_CHECKING:
-  from ap_detect.data.dataset import DetectionDataset, ImageRecord
+  from ap_detect.data.records import DetectionDataset, ImageRecord
 
 # Quotients, not multiples of 0.05: an IoU of exactly 55 / 100 is then this very number.
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))

@@ -10,8 +10,9 @@ import numpy as np
 from absl import logging
 
 from ap_detect import config as config_lib
-from ap_detect.data import augment, pipeline, shapes, splits, summary
-from ap_detect.data import dataset as dataset_lib
+from ap_detect.data import augment, pipeline, shapes, summary
+from ap_detect.data.readers import splits
+from ap_detect.data.records import for_training
 from ap_detect.runs import files, folder
 
 
@@ -108,7 +109,7 @@ def open_training_split(config, *, memory=None):
   data = config.data
   dataset = open_split(config, data.train_split, memory=memory)
   check_objects(dataset, data.train_split)
-  chosen = dataset_lib.for_training(
+  chosen = for_training(
     dataset,
     drop_empty=data.drop_empty_images,
     drop_ignored=data.drop_ignored_objects,

@@ -21,8 +21,8 @@ import numpy as np
 from absl import logging
 
 from ap_detect import errors
-from ap_detect.data import dataset as dataset_lib
 from ap_detect.data import encoded, image_headers
+from ap_detect.data.records import DetectionDataset, ImageRecord
 from ap_detect.runs import files, folder
 
 _PACKAGE = pathlib.Path(__file__).resolve().parents[1]
@@ -37,15 +37,15 @@ class Memory:
 
   def __init__(self, model_dir: str):
     self._model_dir = model_dir
-    self._unsaved: dict[str, tuple[str, dataset_lib.DetectionDataset]] = {}
+    self._unsaved: dict[str, tuple[str, DetectionDataset]] = {}
 
   def read(
     self,
     split: str,
     options: object,
     sources: Sequence[str],
-    read: Callable[[], dataset_lib.DetectionDataset],
-  ) -> tuple[dataset_lib.DetectionDataset, bool]:
+    read: Callable[[], DetectionDataset],
+  ) -> tuple[DetectionDataset, bool]:
     """A split, read anew only if something has changed since it was saved.
 
     Args:
@@ -131,7 +131,7 @@ def _to_arrays(key, dataset) -> dict[str, np.ndarray]:
   """What numpy.savez can hold without pickling; see `_load`."""
   columns = {
     field.name: [getattr(record, field.name) for record in dataset.records]
-    for field in dataclasses.fields(dataset_lib.ImageRecord)
+    for field in dataclasses.fields(ImageRecord)
   }
   rest = {
     field.name: getattr(dataset, field.name)
@@ -175,11 +175,10 @@ def _load(path, key):
   except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
     return None
   records = [
-    dataset_lib.ImageRecord(**dict(zip(columns, values)))
-    for values in zip(*columns.values())
+    ImageRecord(**dict(zip(columns, values))) for values in zip(*columns.values())
   ]
   rest = {
     name: tuple(value) if isinstance(value, list) else value
     for name, value in rest.items()
   }
-  return dataset_lib.DetectionDataset(records=tuple(records), **rest)
+  return DetectionDataset(records=tuple(records), **rest)

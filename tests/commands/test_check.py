@@ -14,7 +14,8 @@ from ap_detect import boxes as box_ops
 from ap_detect import config as config_lib
 from ap_detect.anchor_coverage import AnchorSetting
 from ap_detect.commands import check, check_report
-from ap_detect.data import dataset, shapes
+from ap_detect.data import shapes
+from ap_detect.data.records import LISTED_FAULTS, SKIP
 from ap_detect.runs import files
 from ap_detect.runs import model as model_lib
 
@@ -342,7 +343,7 @@ class TestCommand:
     self, folder, config_of, tmp_path, monkeypatch, capsys
   ):
     content = read_annotations(folder, "train")
-    count = dataset.LISTED_FAULTS + 10
+    count = LISTED_FAULTS + 10
     content["annotations"] += [
       {**content["annotations"][1], "id": 1000 + i, "bbox": [0, 0, -1, -1]}
       for i in range(count)
@@ -356,7 +357,7 @@ class TestCommand:
     assert f"\n{count} x annotation N has bbox [N, N, N, N]" in said
     assert said.count("  annotations/instances_train.json: annotation 100") == 3
     assert f"... and {count - 3} more" in said
-    assert dataset.SKIP in said
+    assert SKIP in said
     [kind] = files.read_json(str(tmp_path / "out" / "report.json"))["faults"]
     assert len(kind["faults"]) == count
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from ap_detect.commands import predict
-from ap_detect.data import dataset, shapes
+from ap_detect.data import shapes
+from ap_detect.data.records import DataError
 from ap_detect.runs import files
 from ap_detect.runs import folder as folder_lib
 from ap_detect.training import evaluation
@@ -175,7 +176,7 @@ class TestPredict:
 
   def test_no_sound_image(self, trained_run, folder):
     output_dir = folder.parent / "out"
-    with pytest.raises(dataset.DataError, match=r"notes\.txt: is no JPEG"):
+    with pytest.raises(DataError, match=r"notes\.txt: is no JPEG"):
       predict.predict(trained_run, [str(folder / "notes.txt")], str(output_dir))
     assert not output_dir.exists()
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ap_detect.commands import write_tfrecords
-from ap_detect.data import shapes, tfrecords
+from ap_detect.data import shapes
+from ap_detect.data.readers import tfrecords
 from ap_detect.runs import data as data_lib
 
 

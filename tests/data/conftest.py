@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ap_detect.data import dataset
+from ap_detect.data.records import LISTED_FAULTS, DataError
 
 REAL_DATA = pathlib.Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -133,9 +133,9 @@ def faults_of():
   """Calls a reader that must raise DataError; returns the list of faults."""
 
   def call(reader, *arguments, **options):
-    with pytest.raises(dataset.DataError) as caught:
+    with pytest.raises(DataError) as caught:
       reader(*arguments, **options)
-    listed = caught.value.faults[: dataset.LISTED_FAULTS]
+    listed = caught.value.faults[:LISTED_FAULTS]
     assert all(fault in str(caught.value) for fault in listed)
     return list(caught.value.faults)
 

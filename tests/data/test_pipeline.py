@@ -7,7 +7,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ap_detect.data import augment, dataset, pipeline, tfrecords
+from ap_detect.data import augment, pipeline
+from ap_detect.data.readers import tfrecords
+from ap_detect.data.records import DetectionDataset, ImageRecord
 
 SIZE = (64, 96)
 WHOLE = pipeline.View(SIZE, SIZE)
@@ -20,7 +22,7 @@ def make_dataset(count=5, height=40, width=50):
   for number in range(count):
     boxes = np.array([[4, 6, 20 + n, 30] for n in range(number)], np.float32)
     records.append(
-      dataset.ImageRecord(
+      ImageRecord(
         image_id=number,
         image=np.full((height, width, 3), 40 * number, np.uint8),
         height=height,
@@ -31,7 +33,7 @@ def make_dataset(count=5, height=40, width=50):
         areas=np.ones(number, np.float32),
       )
     )
-  return dataset.DetectionDataset(
+  return DetectionDataset(
     records=tuple(records),
     class_names=tuple("abcdefgh"[:count]),
     category_ids=tuple(range(1, count + 1)),

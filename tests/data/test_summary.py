@@ -2,12 +2,13 @@
 
 import numpy as np
 
-from ap_detect.data import dataset, summary
+from ap_detect.data import summary
+from ap_detect.data.records import DetectionDataset, ImageRecord
 
 
 def make_record(image_id, size, boxes, classes, ignored):
   boxes = np.array(boxes, np.float32).reshape(-1, 4)
-  return dataset.ImageRecord(
+  return ImageRecord(
     image_id=image_id,
     image=f"{image_id}.jpg",
     height=size[0],
@@ -19,7 +20,7 @@ def make_record(image_id, size, boxes, classes, ignored):
   )
 
 
-SPLIT = dataset.DetectionDataset(
+SPLIT = DetectionDataset(
   records=(
     make_record("a", (50, 100), [[0, 0, 10, 20], [5, 6, 7, 8]], [2, 1], [False, True]),
     make_record("b", (50, 100), [], [], []),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ap_detect.data.dataset import DetectionDataset, ImageRecord
+from ap_detect.data.records import DetectionDataset, ImageRecord
 from ap_detect.metrics import coco_results
 
 

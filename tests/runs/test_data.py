@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ap_detect.data import dataset as dataset_lib
 from ap_detect.data import shapes
+from ap_detect.data.records import DataError
 from ap_detect.runs import data as data_lib
 
 
@@ -41,13 +41,13 @@ class TestOpenSplit:
     """A damaged picture, a large one, and classes in another order."""
     path = tmp_path / "one/train/000001.png"
     path.write_bytes(path.read_bytes()[:-60])
-    with pytest.raises(dataset_lib.DataError, match=r"one/train: .*000001\.png: trunc"):
+    with pytest.raises(DataError, match=r"one/train: .*000001\.png: trunc"):
       data_lib.open_split(make_coco_config(), "one/train")
     data = data_lib.open_split(make_coco_config(skip_faulty=True), "one/train")
     assert len(data.records) == len(data.skipped) == 1
     unchecked = make_coco_config(check_images=False)
     assert len(data_lib.open_split(unchecked, "one/train").records) == 2
-    with pytest.raises(dataset_lib.DataError, match="more than 4095 in all"):
+    with pytest.raises(DataError, match="more than 4095 in all"):
       data_lib.open_split(make_coco_config(max_image_pixels=4095), "one/train")
     names = shapes.CLASS_NAMES[::-1]
     config = make_coco_config(class_names=names)

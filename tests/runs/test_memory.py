@@ -8,8 +8,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from ap_detect.data import dataset as dataset_lib
-from ap_detect.data import encoded, shapes, splits
+from ap_detect.data import encoded, shapes
+from ap_detect.data.readers import splits
+from ap_detect.data.records import DetectionDataset, ImageRecord
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import memory as memory_lib
 
@@ -83,7 +84,7 @@ def test_the_same_again_without_reading(open_again, num_reads):
 
 
 def test_images_without_objects_and_in_shards(tmp_path):
-  record = dataset_lib.ImageRecord(
+  record = ImageRecord(
     image_id="a",
     image=encoded.ShardedImage("x.tfrecord", 2**40),
     height=3,
@@ -102,7 +103,7 @@ def test_images_without_objects_and_in_shards(tmp_path):
     ignored=np.array([True, False]),
     areas=np.array([5.0, 1.0], np.float32),
   )
-  expected = dataset_lib.DetectionDataset(
+  expected = DetectionDataset(
     (record, full, record), ("ä", "b"), (3, 9), False, ("a line",), False
   )
   memory = memory_lib.Memory(str(tmp_path))

@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 
 from ap_detect import boxes as box_ops
 from ap_detect.data import augment, pipeline, shapes
-from ap_detect.data import dataset as dataset_lib
+from ap_detect.data.records import DetectionDataset, ImageRecord
 from ap_detect.metrics import METRIC_NAMES, score_thresholds
 from ap_detect.models import retinanet
 from ap_detect.runs import files, folder
@@ -69,7 +69,7 @@ def records(tmp_path):
     path = str(tmp_path / f"{number}.png")
     Image.fromarray(pixels).save(path)
     found.append(
-      dataset_lib.ImageRecord(
+      ImageRecord(
         image_id=f"picture{number}",
         image=path,
         height=height,
@@ -123,10 +123,8 @@ class TestDetect:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, [200, 200, 3], dtype=np.uint8)
     Image.fromarray(pixels).save(records[0].image)
-    record = dataset_lib.ImageRecord(
-      **{**vars(records[0]), "height": 200, "width": 200}
-    )
-    data = dataset_lib.DetectionDataset((record,), ("a", "b", "c"), (1, 2, 3), True)
+    record = ImageRecord(**{**vars(records[0]), "height": 200, "width": 200})
+    data = DetectionDataset((record,), ("a", "b", "c"), (1, 2, 3), True)
     batches = pipeline.training_batches(
       data,
       steps=augment.zoom_steps(config.data.image_size_px, horizontal_flip=0.0),

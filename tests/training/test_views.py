@@ -6,7 +6,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ap_detect import config as config_lib
-from ap_detect.data import dataset as dataset_lib
+from ap_detect.data.records import ImageRecord
 from ap_detect.models import retinanet
 from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation, views
@@ -94,7 +94,7 @@ def picture(height, width, spot):
   pixels = np.zeros((height, width, 3), np.uint8)
   ymin, xmin, ymax, xmax = spot
   pixels[ymin:ymax, xmin:xmax, 0] = 255
-  return dataset_lib.ImageRecord(
+  return ImageRecord(
     image_id="a",
     image=pixels,
     height=height,

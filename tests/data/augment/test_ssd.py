@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ap_detect import images as image_ops
 from ap_detect.data import augment
+from ap_detect.data.augment import colors, ssd
 
 OUTPUT = (96, 128)
 SIZE = (80, 110)
@@ -156,7 +157,7 @@ class TestCrop:
 
   @pytest.mark.parametrize("min_iou", [0.1, 0.3, 0.7])
   def test_windows_overlap_an_object_enough(self, min_iou, monkeypatch):
-    monkeypatch.setattr(augment, "CROP_MIN_IOUS", (min_iou,))
+    monkeypatch.setattr(ssd, "CROP_MIN_IOUS", (min_iou,))
     boxes = np.array([(10, 10, 70, 95), (2, 2, 8, 8)])
     _, windows = windows_of(boxes, 150)
     is_whole = (windows == [0, 0, *SIZE]).all(axis=1)
@@ -236,8 +237,8 @@ class TestColor:
     )
 
   def test_hue_turns_by_up_to_18_degrees_half_of_the_time(self, monkeypatch):
-    monkeypatch.setattr(augment, "LIGHTING_DEVIATION", 0.0)
-    monkeypatch.setattr(augment, "MAX_BRIGHTNESS", 0.0)
+    monkeypatch.setattr(colors, "LIGHTING_DEVIATION", 0.0)
+    monkeypatch.setattr(colors, "MAX_BRIGHTNESS", 0.0)
     values = self.values_of((120, 60, 60))
     hues = np.array([colorsys.rgb_to_hsv(*(v / 255))[0] for v in values.astype(float)])
     degrees = (hues * 360 + 180) % 360 - 180
@@ -250,7 +251,7 @@ class TestColor:
 
   def test_brightness_and_contrast(self, monkeypatch):
     # Of a grey, which has no hue or saturation: (100 + b) * c.
-    monkeypatch.setattr(augment, "LIGHTING_DEVIATION", 0.0)
+    monkeypatch.setattr(colors, "LIGHTING_DEVIATION", 0.0)
     greys = self.values_of((100, 100, 100))
     np.testing.assert_allclose(greys.std(axis=1), 0, atol=1e-3)
     assert 68 * 0.5 - 0.01 < greys.min() < 68 * 0.6
@@ -260,13 +261,13 @@ class TestColor:
 
   def test_lighting(self, monkeypatch):
     for name in ("MAX_BRIGHTNESS", "MAX_CONTRAST", "MAX_SATURATION", "MAX_HUE_DEGREES"):
-      monkeypatch.setattr(augment, name, 0.0)
+      monkeypatch.setattr(colors, name, 0.0)
     shifts = self.values_of((100, 100, 100)) - 100
     changed = np.abs(shifts).max(axis=1) > 1e-3
     assert 0.4 < changed.mean() < 0.6
     # Independent weights N(0, 0.1) of three components: the covariance of the channels.
-    deviations = 0.1 * 255 * np.array(augment.colors._COMPONENT_DEVIATIONS)
-    components = np.array(augment.colors._COMPONENTS)
+    deviations = 0.1 * 255 * np.array(colors._COMPONENT_DEVIATIONS)
+    components = np.array(colors._COMPONENTS)
     expected = components.T @ np.diag(deviations**2) @ components
     np.testing.assert_allclose(
       np.cov(shifts[changed].T), expected, atol=0.25 * expected.max()

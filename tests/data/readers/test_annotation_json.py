@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from ap_detect.data import annotation_json
+from ap_detect.data.readers import annotation_json
 
 POLYGON = [[1.5, 2.5, 3.5, 4.5, 5.5, 6.5]]
 RLE = {"size": [2, 2], "counts": [1, 3]}

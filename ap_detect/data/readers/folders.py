@@ -6,7 +6,7 @@ import glob
 import os
 import re
 
-from ap_detect.data import dataset
+from ap_detect.data.records import DataError
 
 VOC_PARTS = ("Annotations", "JPEGImages", os.path.join("ImageSets", "Main"))
 UNLABELLED_VOC_PARTS = VOC_PARTS[1:]
@@ -43,13 +43,13 @@ def find_format(root):
   if len(formats) == 1:
     return formats[0]
   if formats:
-    raise dataset.DataError(
+    raise DataError(
       [
         f"{root}: holds several formats; say which is meant: "
         + "; ".join(f"{name} for {_names(found[name])}" for name in formats)
       ]
     )
-  raise dataset.DataError(
+  raise DataError(
     [
       f"{root}: no VOC, COCO or TFRecord data. Looked for {', '.join(VOC_PARTS)} (VOC), "
       "for annotations/*.json or <split>/_annotations.coco.json (COCO), and for "
@@ -61,9 +61,9 @@ def find_format(root):
 def check_folder(path):
   """Raises DataError where there is no such folder."""
   if os.path.isfile(path):
-    raise dataset.DataError([f"{path}: is a file, not a folder"])
+    raise DataError([f"{path}: is a file, not a folder"])
   if not os.path.isdir(path):
-    raise dataset.DataError([f"{path}: there is no such folder"])
+    raise DataError([f"{path}: there is no such folder"])
 
 
 def find_voc_folders(root, parts=VOC_PARTS):
@@ -94,7 +94,7 @@ def choose_voc_folder(root, split):
     if len(with_split) == 1:
       return with_split[0]
     if with_split:
-      raise dataset.DataError(
+      raise DataError(
         [
           f"{root}: {len(with_split)} folders have the split {split!r}: "
           f"{', '.join(with_split)}; give one of them as root, or before the split, as "
@@ -103,8 +103,8 @@ def choose_voc_folder(root, split):
       )
     folders = folders or found
   if not folders:
-    raise dataset.DataError([_describe_partial_layout(root)])
-  raise dataset.DataError(
+    raise DataError([_describe_partial_layout(root)])
+  raise DataError(
     [
       f"{voc_split(path, split)}: there is no such split; "
       f"{_names(_voc_splits(path)) or 'none'} exist"

@@ -1,15 +1,22 @@
-"""ap_detect.data.dataset: lists of faults, and what is left out of training."""
+"""ap_detect.data.records: lists of faults, and what is left out of training."""
 
 import numpy as np
 import pytest
 
-from ap_detect.data import dataset, splits
+from ap_detect.data.readers import splits
+from ap_detect.data.records import (
+  SKIP,
+  DataError,
+  DetectionDataset,
+  ImageRecord,
+  for_training,
+)
 
 
 def make_record(image_id, ignored):
   """A record of objects 1, 2, ..: object k is of class k and k squared pixels."""
   numbers = np.arange(1, len(ignored) + 1)
-  return dataset.ImageRecord(
+  return ImageRecord(
     image_id=image_id,
     image=f"{image_id}.jpg",
     height=20,
@@ -27,7 +34,7 @@ RECORDS = (
   make_record("some", [True, False, True, False]),
   make_record("sound", [False]),
 )
-DATA = dataset.DetectionDataset(
+DATA = DetectionDataset(
   RECORDS, ("a", "b", "c", "d"), (1, 2, 3, 4), ignored_are_crowds=False
 )
 
@@ -43,7 +50,7 @@ DATA = dataset.DetectionDataset(
   ],
 )
 def test_what_is_left_out_of_training(drop_empty, drop_ignored, expected):
-  data = dataset.for_training(DATA, drop_empty=drop_empty, drop_ignored=drop_ignored)
+  data = for_training(DATA, drop_empty=drop_empty, drop_ignored=drop_ignored)
   found = {record.image_id: record.classes.tolist() for record in data.records}
   assert found == expected and list(found) == list(expected)
   for record in data.records:
@@ -59,28 +66,28 @@ def test_what_is_left_out_of_training(drop_empty, drop_ignored, expected):
 
 def test_message_lists_the_first_fifty_faults():
   faults = [f"fault {number}." for number in range(1, 53)]
-  error = dataset.DataError(faults)
+  error = DataError(faults)
   assert error.faults == tuple(faults)
   lines = str(error).split("\n  ")
   assert lines == ["52 faults in the data:", *faults[:50], "... and 2 more"]
-  assert "more" not in str(dataset.DataError(faults[:50]))
-  assert str(dataset.DataError(["one"])) == "1 fault in the data:\n  one"
+  assert "more" not in str(DataError(faults[:50]))
+  assert str(DataError(["one"])) == "1 fault in the data:\n  one"
 
 
 def test_advice_closes_the_message():
-  error = dataset.DataError(["one", "two"], ["do this", "or that"])
+  error = DataError(["one", "two"], ["do this", "or that"])
   assert str(error) == "2 faults in the data:\n  one\n  two\ndo this\nor that"
-  many = dataset.DataError(["x"] * 60, ["do this"])
+  many = DataError(["x"] * 60, ["do this"])
   assert str(many).splitlines()[-2:] == ["  ... and 10 more", "do this"]
   assert many.describe().splitlines()[1:] == ["  x"] * 60 + ["do this"]
 
 
 def test_several_errors_as_one():
-  one = dataset.DataError(["a", "b"], ["do this"])
-  other = dataset.DataError(["b"], ["do this", "or that"])
-  joined = dataset.DataError.join([("", one), ("", other)])
+  one = DataError(["a", "b"], ["do this"])
+  other = DataError(["b"], ["do this", "or that"])
+  joined = DataError.join([("", one), ("", other)])
   assert joined.faults == ("a", "b") and joined.advice == ("do this", "or that")
-  joined = dataset.DataError.join([("x: ", one), ("y: ", other)])
+  joined = DataError.join([("x: ", one), ("y: ", other)])
   assert joined.faults == ("x: a", "x: b", "y: b")
 
 
@@ -88,7 +95,7 @@ class TestAdvice:
   """Which fields a list of faults names."""
 
   def advice(self, voc, **options):
-    with pytest.raises(dataset.DataError) as caught:
+    with pytest.raises(DataError) as caught:
       splits.read_split(voc.root, "train", **options)
     assert str(caught.value).endswith("\n".join(["", *caught.value.advice]))
     return [line.split("=")[0].split(" ")[0] for line in caught.value.advice]
@@ -124,27 +131,25 @@ class TestAdvice:
   def test_of_coco(self, coco):
     coco.annotate(72, 7, 17, [0, 0, -1, 5])
     coco.save()
-    with pytest.raises(dataset.DataError) as caught:
+    with pytest.raises(DataError) as caught:
       splits.read_split(coco.root, "val")
-    assert caught.value.advice == (dataset.SKIP,)
+    assert caught.value.advice == (SKIP,)
     (coco.root / "annotations/instances_val2017.json").write_text("{")
-    with pytest.raises(
-      dataset.DataError, match=r"val2017\.json: cannot be read"
-    ) as caught:
+    with pytest.raises(DataError, match=r"val2017\.json: cannot be read") as caught:
       splits.read_split(coco.root, "val", data_format="coco")
     assert caught.value.advice == ()
 
   def test_of_joined_splits(self, voc):
     voc.split("val", "a")
-    with pytest.raises(dataset.DataError, match="is in train already") as caught:
+    with pytest.raises(DataError, match="is in train already") as caught:
       splits.read_split(voc.root, "train+val")
-    assert caught.value.advice == (dataset.SKIP,)
+    assert caught.value.advice == (SKIP,)
     voc.add("a", ("cat", 12, 3, 2, 10))
-    with pytest.raises(dataset.DataError) as caught:
+    with pytest.raises(DataError) as caught:
       splits.read_split(voc.root, "train+val")
-    assert len(caught.value.faults) == 2 and caught.value.advice == (dataset.SKIP,)
+    assert len(caught.value.faults) == 2 and caught.value.advice == (SKIP,)
 
   def test_what_cannot_be_skipped(self, tmp_path):
-    with pytest.raises(dataset.DataError) as caught:
+    with pytest.raises(DataError) as caught:
       splits.read_split(tmp_path / "nowhere", "train")
     assert caught.value.advice == ()

@@ -1,11 +1,11 @@
-"""ap_detect.data.voc: what is read, and every fault by file, object and reason."""
+"""data.readers.voc: what is read, and every fault by file, object and reason."""
 
 import os
 
 import numpy as np
 import pytest
 
-from ap_detect.data.voc import read_voc
+from ap_detect.data.readers.voc import read_voc
 
 BILLION_LAUGHS = (
   '<!DOCTYPE annotation [<!ENTITY a "ha">'

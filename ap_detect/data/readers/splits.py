@@ -14,7 +14,9 @@ from typing import NamedTuple
 
 from absl import logging
 
-from ap_detect.data import coco, dataset, encoded, folders, tfrecords, voc
+from ap_detect.data import encoded
+from ap_detect.data.readers import coco, folders, tfrecords, voc
+from ap_detect.data.records import SKIP, DataError
 
 
 def read_split(
@@ -42,10 +44,10 @@ def read_split(
       exif_orientation and convertible, see image_files.make_records.
 
   Returns:
-    dataset.DetectionDataset. Of several parts, see `join`.
+    DetectionDataset. Of several parts, see `join`.
 
   Raises:
-    dataset.DataError: faults of all parts, each with its part before it.
+    DataError: faults of all parts, each with its part before it.
     ValueError: the split is not of that form, or class_names has a name twice.
   """
   root, options = os.fspath(root), {**options, "skip_faulty": skip_faulty}
@@ -57,13 +59,13 @@ def read_split(
   for part in _parse(root, split):
     try:
       data = _read_part(part, data_format, voc_one_based_inclusive, options)
-    except dataset.DataError as error:
+    except DataError as error:
       failed.append((f"{part.text}: ", error))
     else:
       skipped = tuple(f"{part.text}: {line}" for line in data.skipped)
       read.append((part.text, dataclasses.replace(data, skipped=skipped)))
   if failed:
-    raise dataset.DataError.join(failed)
+    raise DataError.join(failed)
   return join(read, skip_faulty=skip_faulty)
 
 
@@ -74,23 +76,23 @@ def join(parts, *, skip_faulty=False):
   without its @list>/<id>"; all others stay as they are.
 
   Args:
-    parts: list of (name, dataset.DetectionDataset), at least one, with images in files.
+    parts: list of (name, DetectionDataset), at least one, with images in files.
     skip_faulty: whether an image that an earlier part has too is left out and reported,
       instead of raising.
 
   Returns:
-    dataset.DetectionDataset. Its ignored objects are crowds or difficult ones, as they
+    DetectionDataset. Its ignored objects are crowds or difficult ones, as they
     are in the parts that have any.
 
   Raises:
-    dataset.DataError: the parts differ in classes, category ids, in whether they have
+    DataError: the parts differ in classes, category ids, in whether they have
       labels, or in what their ignored objects are (those of VOC and of COCO are judged
       by different rules); or a file is in several parts. All of these.
   """
   faults = _disagreements(parts)
   chosen, repeated = _drop_repeated_files(parts)
   if faults or (repeated and not skip_faulty):
-    raise dataset.DataError(faults + repeated, [] if faults else [dataset.SKIP])
+    raise DataError(faults + repeated, [] if faults else [SKIP])
   skipped = [line for _, data in parts for line in data.skipped]
   with_ignored = [data for _, data in parts if _has_ignored(data)]
   first = parts[0][1]

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import defusedxml.common
 import defusedxml.ElementTree
 
-from ap_detect.data import dataset, folders, image_files, image_lists
+from ap_detect.data.readers import folders, image_files, image_lists
+from ap_detect.data.records import DataError, DetectionDataset
 
 _EXTENSIONS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 
@@ -55,11 +56,11 @@ def read_voc(
       see image_files.make_records.
 
   Returns:
-    dataset.DetectionDataset, with stems as image ids. Images without objects are kept;
+    DetectionDataset, with stems as image ids. Images without objects are kept;
     difficult objects are ignored; boxes up to 1 pixel outside their image are clipped.
 
   Raises:
-    dataset.DataError: lists all faults, each with file, object (from 1) and reason;
+    DataError: lists all faults, each with file, object (from 1) and reason;
       coordinates in it are continuous.
     ValueError: class_names has a name twice.
   """
@@ -78,7 +79,7 @@ def read_voc(
   )
   if class_names is None:
     if not has_labels:
-      raise dataset.DataError([*faults, _describe_unlabelled(folder, split, root)])
+      raise DataError([*faults, _describe_unlabelled(folder, split, root)])
     class_names = _find_class_names(folder, allowed)
   class_ids = image_files.number_classes(class_names)
   annotated: list[image_files.AnnotatedImage] = []
@@ -105,7 +106,7 @@ def read_voc(
     skip_faulty=skip_faulty,
     advice=[] if one_based_inclusive else _advise_on_thin_boxes(annotated),
   )
-  return dataset.DetectionDataset(
+  return DetectionDataset(
     records=tuple(records),
     class_names=tuple(class_ids),
     category_ids=tuple(class_ids.values()),

@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from ap_detect.data import shape_rendering as rendering
-from ap_detect.data import shapes
-from ap_detect.data.shapes import CLASS_NAMES, make_shapes, write_shapes
+from ap_detect.data.shapes import (
+  CLASS_NAMES,
+  make_shapes,
+  rendering,
+  scenes,
+  write_shapes,
+)
 
 SIZE = 96
 NUM_IMAGES = 240
@@ -27,7 +31,7 @@ def val():
 
 
 def draw_scene(index, height=SIZE, width=SIZE):
-  return shapes._draw_scene(shapes._make_rng(0, "val", index), height, width)
+  return scenes._draw_scene(scenes._make_rng(0, "val", index), height, width)
 
 
 def assert_same_record(a, b):
@@ -37,7 +41,7 @@ def assert_same_record(a, b):
 
 
 def test_docstring_examples():
-  for module in (shapes, rendering):
+  for module in (scenes, rendering):
     assert doctest.testmod(module).failed == 0
 
 
@@ -84,7 +88,7 @@ def test_boxes_lie_inside_the_image_and_are_large_enough(val):
   areas = np.concatenate([record.areas for record in val.records])
   assert boxes.min() >= 0 and boxes.max() <= SIZE
   sides = boxes[:, 2:] - boxes[:, :2]
-  assert sides.min() >= shapes.MIN_BOX_SIDE * SIZE
+  assert sides.min() >= scenes.MIN_BOX_SIDE * SIZE
   assert (areas <= sides.prod(axis=1)).all()
   assert (areas >= 0.1 * sides.prod(axis=1)).all()
 
@@ -102,10 +106,10 @@ def test_boxes_and_areas_are_those_of_the_visible_pixels(val):
 def test_boxes_fit_what_is_seen(monkeypatch):
   """One flat object on a grey image: its box is that of the pixels that changed."""
   for name in ("DISTRACTORS_BELOW", "DISTRACTORS_ABOVE"):
-    monkeypatch.setattr(shapes, name, (0, 0))
+    monkeypatch.setattr(scenes, name, (0, 0))
   for name in ("EMPTY_IMAGES", "BORDERED", "TEXTURED"):
-    monkeypatch.setattr(shapes, name, 0.0)
-  monkeypatch.setattr(shapes, "MAX_OBJECTS", 1)
+    monkeypatch.setattr(scenes, name, 0.0)
+  monkeypatch.setattr(scenes, "MAX_OBJECTS", 1)
   monkeypatch.setattr(
     rendering, "background", lambda rng, h, w: np.full((3, h, w), 128, np.float32)
   )
@@ -126,8 +130,8 @@ def test_no_object_is_hidden_beyond_recognition():
   for index in range(1, 60):
     scene = draw_scene(index)
     for number, drawn in enumerate(scene.objects, start=1):
-      small = max(drawn.sides) < shapes.SMALL_SIZE * SIZE
-      least = shapes.MIN_VISIBLE_AREA_SMALL if small else shapes.MIN_VISIBLE_AREA
+      small = max(drawn.sides) < scenes.SMALL_SIZE * SIZE
+      least = scenes.MIN_VISIBLE_AREA_SMALL if small else scenes.MIN_VISIBLE_AREA
       assert (scene.owner == number).sum() >= least * drawn.num_pixels
 
 
@@ -141,7 +145,7 @@ def test_classes_are_equally_frequent(val):
 
 def test_number_and_sizes_of_objects_vary(val):
   counts = np.array([len(record.classes) for record in val.records])
-  assert set(counts) == set(range(shapes.MAX_OBJECTS + 1))
+  assert set(counts) == set(range(scenes.MAX_OBJECTS + 1))
   assert 3.8 < counts.mean() < 5.0
   assert 0.01 < (counts == 0).mean() < 0.06
   boxes = np.concatenate([record.boxes for record in val.records])
@@ -188,7 +192,7 @@ AREAS = {  # at half size 1
 def test_shapes_cover_their_area_in_every_rotation(name, half_u, half_v):
   longer = max(half_u, half_v)
   for angle in (0.0, 0.5, 2.0):
-    frame = rendering.make_frame((40.3, 50.6), shapes.OBJECT_WINDOW * longer, angle)
+    frame = rendering.make_frame((40.3, 50.6), scenes.OBJECT_WINDOW * longer, angle)
     distance = rendering.SHAPES[name](frame.u, frame.v, half_u, half_v)
     stamp = rendering.make_stamp(frame, distance, (100, 100))
     assert distance.dtype == np.float32

@@ -24,15 +24,9 @@ import numpy as np
 import tensorflow as tf
 
 from ap_detect import errors
-from ap_detect.data import (
-  conversion,
-  dataset,
-  encoded,
-  folders,
-  image_files,
-  image_headers,
-  image_lists,
-)
+from ap_detect.data import conversion, encoded, image_headers
+from ap_detect.data.readers import folders, image_files, image_lists
+from ap_detect.data.records import DataError, DetectionDataset, ImageRecord
 
 SHARD_BYTES = 128 * 2**20
 
@@ -52,7 +46,7 @@ def write_tfrecords(data, output_dir, name, *, shard_bytes=SHARD_BYTES):
   what an interruption leaves is never taken for a split.
 
   Args:
-    data: dataset.DetectionDataset with at least one image. What was skipped in it is
+    data: DetectionDataset with at least one image. What was skipped in it is
       gone.
     output_dir: folder to write into; made if missing.
     name: of the split there; letters, digits and "_", "-", "." only.
@@ -122,11 +116,11 @@ def read_tfrecords(
     convertible: makes no difference; what had to be converted was when it was written.
 
   Returns:
-    dataset.DetectionDataset; records are as they were written, but their images are
+    DetectionDataset; records are as they were written, but their images are
     encoded.ShardedImages.
 
   Raises:
-    dataset.DataError: there is no such split, its index is damaged, a shard is missing
+    DataError: there is no such split, its index is damaged, a shard is missing
       or is not of the size that the index has, the classes are others, images are
       faulty, or EXIF turns images whose boxes were written the other way.
   """
@@ -134,7 +128,7 @@ def read_tfrecords(
   folders.check_folder(root)
   data, boxes_are_turned = _read_index(root, split)
   if class_names is not None and tuple(class_names) != data.class_names:
-    raise dataset.DataError(
+    raise DataError(
       [
         f"{_index_path(root, split)}: its classes are {list(data.class_names)}, in that "
         f"order, but {list(class_names)} are wanted; write it with "
@@ -167,7 +161,7 @@ def read_tfrecords(
     if record.image not in reasons
   ]
   image_files.refuse_faults(faults, records, data.class_names, skip_faulty=skip_faulty)
-  return dataset.DetectionDataset(
+  return DetectionDataset(
     records=tuple(records),
     class_names=data.class_names,
     category_ids=data.category_ids,
@@ -286,13 +280,13 @@ def _read_index(root, split):
   """(DetectionDataset, exif_orientation) of an index whose shards are all there."""
   path = _index_path(root, split)
   if not os.path.isfile(path):
-    raise dataset.DataError([_describe_missing(root, split)])
+    raise DataError([_describe_missing(root, split)])
   try:
     with open(path, encoding="utf-8") as file:
       index = json.load(file)
     stem, sizes = os.path.join(root, split), index["shard_bytes"]
     shards = [_shard_path(stem, k, len(sizes)) for k in range(len(sizes))]
-    data = dataset.DetectionDataset(
+    data = DetectionDataset(
       records=tuple(_to_record(entry, index, shards) for entry in index["records"]),
       class_names=tuple(index["class_names"]),
       category_ids=tuple(index["category_ids"]),
@@ -303,11 +297,11 @@ def _read_index(root, split):
     exif_orientation = bool(index.get("exif_orientation", False))
     faults = [line for line in map(_shard_fault, shards, sizes) if line]
   except (ValueError, KeyError, TypeError, IndexError) as error:
-    raise dataset.DataError(
+    raise DataError(
       [f"{path}: damaged, or no index of TFRecord shards: {error!r}"]
     ) from error
   if faults:
-    raise dataset.DataError(faults)
+    raise DataError(faults)
   return data, exif_orientation
 
 
@@ -337,7 +331,7 @@ def _shard_fault(path, size):
 
 def _to_record(entry, index, shards):
   """ImageRecord of an entry of the index."""
-  record = dataset.ImageRecord(
+  record = ImageRecord(
     image_id=entry["image_id"],
     image=encoded.ShardedImage(shards[entry["shard"]], int(entry["offset"])),
     height=int(entry["height"]),
@@ -361,7 +355,7 @@ def _refuse_turned(index_path, pictures, boxes_are_turned):
   count = sum(header.orientation > 1 for header in headers.values())
   if count:
     folder, name = os.path.split(index_path)
-    raise dataset.DataError(
+    raise DataError(
       [
         f"{index_path}: EXIF turns {count} of its images, but its boxes are of the "
         f"images {'turned' if boxes_are_turned else 'as stored'}"

@@ -17,7 +17,8 @@ import tensorflow as tf
 
 from ap_detect import boxes as box_ops
 from ap_detect import errors, images
-from ap_detect.data import conversion, dataset, encoded, image_headers
+from ap_detect.data import conversion, encoded, image_headers
+from ap_detect.data.records import SKIP, DataError, ImageRecord
 
 MAX_IMAGE_PIXELS = 50_000_000
 
@@ -151,7 +152,7 @@ def make_records(
       converts, are no fault.
 
   Returns:
-    List of dataset.ImageRecord, in the order given; without the faulty.
+    List of ImageRecord, in the order given; without the faulty.
   """
   paths = list(dict.fromkeys(image.path for image in annotated if image.path))
   headers, broken = read_headers(
@@ -186,11 +187,11 @@ def refuse_faults(faults, records, class_names, *, skip_faulty, advice=()):
     fields = [
       text for words, text in _FIELDS.items() if any(words in fault for fault in faults)
     ]
-    skip = [dataset.SKIP] if records and class_names else []
-    raise dataset.DataError(faults, [*advice, *fields, *skip])
+    skip = [SKIP] if records and class_names else []
+    raise DataError(faults, [*advice, *fields, *skip])
   for kind, left in (("image", records), ("class", class_names)):
     if not left:
-      raise dataset.DataError([*faults, f"there is no sound {kind}"])
+      raise DataError([*faults, f"there is no sound {kind}"])
 
 
 def read_headers(
@@ -338,7 +339,7 @@ def _to_record(image, header, sound, sound_boxes):
   for index, item in enumerate(objects):
     if item.area is not None:
       areas[index] = item.area
-  return dataset.ImageRecord(
+  return ImageRecord(
     image_id=image.image_id,
     image=image.path,
     height=header.height,

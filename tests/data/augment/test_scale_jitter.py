@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ap_detect.data import augment
+from ap_detect.data.augment import colors, draws
 
 CANVAS = (96, 128)
 BOX = (20, 30, 50, 70)
@@ -155,14 +156,14 @@ CHAINS = {
 def names_of_draws(steps, monkeypatch):
   """The name of every draw of some steps, as often as it occurs."""
   names = []
-  original = augment._seed
+  original = draws._seed
 
   def record(example, name):
     names.append(name)
     return original(example, name)
 
   with monkeypatch.context() as patch:
-    patch.setattr(augment, "_seed", record)
+    patch.setattr(draws, "_seed", record)
     # A graph has all branches.
     tf.data.Dataset.from_tensors(example_with()).map(chain(*steps))
   return names
@@ -173,22 +174,22 @@ def test_no_two_draws_of_a_chain_are_of_one_stream(name, monkeypatch):
   names = names_of_draws(CHAINS[name], monkeypatch)
   assert len(names) >= 10 and {"flip", "brightness", "brightness?"} <= set(names)
   assert len(set(names)) == len(names)
-  draws = [augment._uniform(example_with(), each, shape=(4,)).numpy() for each in names]
-  assert len(np.unique(draws)) == 4 * len(names)
+  drawn = [draws.uniform(example_with(), each, shape=(4,)).numpy() for each in names]
+  assert len(np.unique(drawn)) == 4 * len(names)
 
 
 def test_names_of_one_ending_have_streams_of_their_own():
   example = example_with()
   names = ("brightness", "sharpness", "ness", "s")
-  draws = np.stack([augment._uniform(example, name, shape=(500,)) for name in names])
+  drawn = np.stack([draws.uniform(example, name, shape=(500,)) for name in names])
   # The correlation of 500 independent pairs has the deviation 0.045.
-  assert np.abs(np.corrcoef(draws) - np.eye(4)).max() < 5 * 0.045
+  assert np.abs(np.corrcoef(drawn) - np.eye(4)).max() < 5 * 0.045
 
 
 def test_streams_stay_what_they_are():
   # A run that starts again with a later version goes on with the same pictures. The
   # first bytes of `printf flip | sha256sum`, 4e448897, the last of them first, below 2^31.
-  assert augment.stream_key("flip") == 0x1788444E
+  assert draws.stream_key("flip") == 0x1788444E
 
 
 def test_flips_come_with_the_given_probability():
@@ -353,7 +354,7 @@ def test_saturation_moves_colours_from_and_to_their_grey():
   values = np.array(
     _over_seeds(augment.random_color(1.0), lambda e: e["image"][0, 0], image=pixels)
   )
-  distances = values - (values @ np.array(augment.LUMA))[:, np.newaxis]
+  distances = values - (values @ np.array(colors.LUMA))[:, np.newaxis]
   factors = distances / (np.array([100, 75, 60]) - 80.765)
   np.testing.assert_allclose(factors.std(axis=1), 0, atol=1e-3)
   # 0.5 * 0.5 to 1.5 * 1.5; contrast alone would end at 0.5 and 1.5. Both change a

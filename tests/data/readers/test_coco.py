@@ -1,4 +1,4 @@
-"""ap_detect.data.coco: what is read, and every fault by file, annotation and reason."""
+"""data.readers.coco: what is read, and every fault by file, annotation and reason."""
 
 import json
 import math
@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from ap_detect.data.coco import read_coco
+from ap_detect.data.readers.coco import read_coco
 
 SOURCE = "annotations/instances_val2017.json"
 

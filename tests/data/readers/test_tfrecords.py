@@ -1,4 +1,4 @@
-"""ap_detect.data.tfrecords: what is written comes back the same, and damage is named."""
+"""data.readers.tfrecords: what is written comes back the same, and damage is named."""
 
 import dataclasses
 import json
@@ -10,21 +10,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from ap_detect.data import (
-  augment,
-  dataset,
-  encoded,
-  folders,
-  pipeline,
-  shapes,
-  splits,
-  tfrecords,
-)
-from ap_detect.data.coco import read_coco
-from ap_detect.data.voc import read_voc
+from ap_detect.data import augment, encoded, pipeline, shapes
+from ap_detect.data.readers import folders, splits, tfrecords
+from ap_detect.data.readers.coco import read_coco
+from ap_detect.data.readers.voc import read_voc
+from ap_detect.data.records import DataError, ImageRecord
 from ap_detect.training import evaluation_files
 
-FIELDS = [field.name for field in dataclasses.fields(dataset.ImageRecord)]
+FIELDS = [field.name for field in dataclasses.fields(ImageRecord)]
 
 
 def assert_same(data, expected):
@@ -315,9 +308,9 @@ class TestOrientation:
     for turns in (True, False):
       expected = read_voc(voc.root, "train", exif_orientation=turns)
       tfrecords.write_tfrecords(expected, str(turned), f"t{turns}")
-    with pytest.raises(dataset.DataError, match="of the images turned"):
+    with pytest.raises(DataError, match="of the images turned"):
       tfrecords.read_tfrecords(turned, "tTrue", exif_orientation=False)
-    with pytest.raises(dataset.DataError, match="of the images as stored"):
+    with pytest.raises(DataError, match="of the images as stored"):
       tfrecords.read_tfrecords(turned, "tFalse", skip_faulty=True)
 
   def test_older_shards(self, voc, turned, faults_of):
@@ -328,7 +321,7 @@ class TestOrientation:
     index = json.loads(path.read_text())
     del index["exif_orientation"]
     path.write_text(json.dumps(index))
-    with pytest.raises(dataset.DataError) as caught:
+    with pytest.raises(DataError) as caught:
       tfrecords.read_tfrecords(turned, "train")
     assert "EXIF turns 1 of its images" in str(caught.value)
     assert "ap_detect write_tfrecords --config=... --split=train" in str(caught.value)

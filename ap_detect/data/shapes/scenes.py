@@ -19,9 +19,9 @@ import os
 import numpy as np
 from PIL import Image
 
-from ap_detect.data import shape_rendering as rendering
-from ap_detect.data.dataset import DetectionDataset, ImageRecord
-from ap_detect.data.shape_rendering import Stamp, integer, tight_box, uniform
+from ap_detect.data.records import DetectionDataset, ImageRecord
+from ap_detect.data.shapes import rendering
+from ap_detect.data.shapes.rendering import Stamp, integer, tight_box, uniform
 
 CLASS_NAMES = tuple(rendering.SHAPES)
 SPLITS = ("train", "val", "test")  # a split's place here is part of its images' seeds

@@ -1,4 +1,4 @@
-"""ap_detect.data.image_files and .folders: headers, decoding, boxes, formats."""
+"""ap_detect.data.readers.image_files and .folders: headers, decoding, boxes, formats."""
 
 import io
 import os
@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ap_detect.data import folders, image_files, image_headers, summary
+from ap_detect.data import image_headers, summary
+from ap_detect.data.readers import folders, image_files
 from ap_detect.training import evaluation_files
 
 

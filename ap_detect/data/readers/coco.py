@@ -8,7 +8,8 @@ import os
 
 import numpy as np
 
-from ap_detect.data import annotation_json, dataset, folders, image_files, image_lists
+from ap_detect.data.readers import annotation_json, folders, image_files, image_lists
+from ap_detect.data.records import DataError, DetectionDataset
 
 # Paths of a split's annotations: COCO's own, its shorter form, Roboflow's, and COCO's
 # for images without labels.
@@ -60,12 +61,12 @@ def read_coco(
       see image_files.make_records.
 
   Returns:
-    dataset.DetectionDataset, with the file's image ids. Images without annotations are
+    DetectionDataset, with the file's image ids. Images without annotations are
     kept; crowds are ignored; areas are the file's, where it has them; boxes up to 1
     pixel outside their image are clipped.
 
   Raises:
-    dataset.DataError: lists all faults, each with file, annotation and reason.
+    DataError: lists all faults, each with file, annotation and reason.
     ValueError: class_names has a name twice.
   """
   root = os.fspath(root)
@@ -87,7 +88,7 @@ def read_coco(
     **image_options,
   )
   image_files.refuse_faults(faults, records, class_ids, skip_faulty=skip_faulty)
-  return dataset.DetectionDataset(
+  return DetectionDataset(
     records=tuple(records),
     class_names=tuple(names[category] for category in category_ids),
     category_ids=category_ids,
@@ -106,13 +107,13 @@ def _find_annotations(root, split, annotations):
   if len(found) == 1:
     return found[0], _split_name(found[0])
   if found:
-    raise dataset.DataError(
+    raise DataError(
       [f"{root}: the split {split!r} could be any of {', '.join(found)}; say which"]
     )
   wanted = ", ".join(os.path.join(*layout).format(split) for layout in _LAYOUTS)
   there = ", ".join(folders.find_coco_files(root)) or "none"
   fault = f"no annotations of split {split!r}: looked for {wanted}; there are {there}"
-  raise dataset.DataError([f"{root}: {fault}"])
+  raise DataError([f"{root}: {fault}"])
 
 
 def candidates(root, split):
@@ -143,9 +144,9 @@ def _read_json(path, source):
     with open(path, encoding="utf-8-sig") as file:
       content = annotation_json.load(file)
   except (OSError, ValueError, RecursionError) as error:
-    raise dataset.DataError([f"{source}: cannot be read as JSON: {error}"]) from error
+    raise DataError([f"{source}: cannot be read as JSON: {error}"]) from error
   if not isinstance(content, dict):
-    raise dataset.DataError([f"{source}: is not a JSON object"])
+    raise DataError([f"{source}: is not a JSON object"])
   keys = ["images", "annotations", "categories"]
   if os.path.basename(path).startswith("image_info_") and "annotations" not in content:
     keys.remove("annotations")
@@ -159,7 +160,7 @@ def _read_json(path, source):
   if not faults and not content["images"]:
     faults = [f"{source}: names no image"]
   if faults:
-    raise dataset.DataError(faults)
+    raise DataError(faults)
   return content
 
 
@@ -182,7 +183,7 @@ def _read_categories(items, source):
   if not items:
     faults.append(f"{source}: has no categories")
   if faults:
-    raise dataset.DataError(faults)
+    raise DataError(faults)
   return dict(sorted(names.items()))
 
 
@@ -193,7 +194,7 @@ def _choose_categories(names, class_names, source):
   ids = {name: category for category, name in names.items()}
   unknown = image_files.number_classes(class_names).keys() - ids.keys()
   if unknown:
-    raise dataset.DataError(
+    raise DataError(
       [f"{source}: has no category named {sorted(unknown)}; it has {list(ids)}"]
     )
   return tuple(ids[name] for name in class_names)
@@ -248,7 +249,7 @@ def _find_images(root, split, images, entries):
     return sum(os.path.isfile(os.path.join(folder, name)) for name in names)
 
   if not any(map(os.path.isdir, choices[:-1])) and not count(root):
-    raise dataset.DataError(
+    raise DataError(
       [f"{root}: no folder of images: looked for {', '.join(choices[:-1])}"]
     )
   return max(choices, key=count)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ap_detect.data import colors
+from ap_detect.data.augment import colors
 
 
 def make_image():

@@ -1,12 +1,12 @@
-"""ap_detect.data.splits: split expressions, and several datasets joined to one."""
+"""data.readers.splits: split expressions, and several datasets joined to one."""
 
 import json
 
 import numpy as np
 import pytest
 
-from ap_detect.data import splits
-from ap_detect.data.voc import read_voc
+from ap_detect.data.readers import splits
+from ap_detect.data.readers.voc import read_voc
 from ap_detect.metrics import coco as metrics
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 
-from ap_detect.data import dataset
+from ap_detect.data.records import DataError
 
 
 def read_lines(path, source):
@@ -18,18 +18,18 @@ def read_lines(path, source):
     List of (number from 1, line); at least one.
 
   Raises:
-    dataset.DataError: the file cannot be read, or has no such line.
+    DataError: the file cannot be read, or has no such line.
   """
   try:
     with open(path, encoding="utf-8-sig") as file:
       lines = [(number, line.strip()) for number, line in enumerate(file, start=1)]
   except UnicodeDecodeError as error:
-    raise dataset.DataError([f"{source}: is not UTF-8 text: {error}"]) from error
+    raise DataError([f"{source}: is not UTF-8 text: {error}"]) from error
   except OSError as error:
-    raise dataset.DataError([f"{source}: cannot be read: {error.strerror}"]) from error
+    raise DataError([f"{source}: cannot be read: {error.strerror}"]) from error
   lines = [(number, line) for number, line in lines if line]
   if not lines:
-    raise dataset.DataError([f"{source}: names no image"])
+    raise DataError([f"{source}: names no image"])
   return lines
 
 
@@ -47,7 +47,7 @@ def choose_images(path, names):
     lacks, that several of its images have, or whose image was listed before.
 
   Raises:
-    dataset.DataError: the list cannot be read, or names no image of the split.
+    DataError: the list cannot be read, or names no image of the split.
   """
   owners = _find_owners(names)
   first_lines: dict[int, int] = {}
@@ -62,7 +62,7 @@ def choose_images(path, names):
     if problem:
       faults.append(f"{path}: line {number}: {name!r} {problem}")
   if not first_lines:
-    raise dataset.DataError(faults)
+    raise DataError(faults)
   return set(first_lines), faults
 
 

@@ -1,0 +1,1 @@
+"""Reads a split from any folder of images: layouts, formats, checks."""
