@@ -138,7 +138,8 @@ def measure(config, datasets) -> Findings:
       dataset, data.image_size_px, warp=data.augmentation == "ssd"
     )
     iou = anchor_coverage.best_iou(objects.placed_boxes, setting=current, **anchors)
-    orientations = _count_orientations(dataset.records)
+    is_turned = data.exif_orientation
+    orientations = _count_orientations(dataset.records) if is_turned else {}
     splits.append(Split(role, names[role], dataset, objects, iou, orientations))
   settings = anchor_coverage.search_settings(
     splits[0].objects.placed_boxes,

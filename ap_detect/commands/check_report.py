@@ -239,13 +239,13 @@ def _coverage_parts(findings):
     ],
   )
   fate = (
-    "still gets its best ones (model.force_match)"
+    "still gets its best anchors (model.force_match)"
     if config.model.force_match
     else "gets none (model.force_match is off)"
   )
   yield (
-    f"Covered is an object that some anchor meets at an IoU of {iou:g} or more "
-    f"(model.positive_iou). One that is not {fate}."
+    f"An object is covered if its IoU with some anchor is {iou:g} or more "
+    f"(model.positive_iou). An object that is not covered {fate}."
   )
   if uncovered:
     smallest = min(check_measures.anchor_sides(config.model))

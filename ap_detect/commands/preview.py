@@ -2,7 +2,7 @@
 
 ap_detect preview --config=... [--output=preview.png]
 
-Writes one sheet of the first augmented pictures that training on this config would see,
+Writes one sheet of the first augmented images that training on this config would see,
 with their boxes and labels. Ignored objects are dashed and grey; a dot is the centre of
 one or more positive anchors, in the colour of their class. The same config gives the
 same sheet.
@@ -38,7 +38,7 @@ from ap_detect.runs import model as model_lib
 
 
 class Preview(NamedTuple):
-  """One training picture and what matching made of it.
+  """One training image and what matching made of it.
 
   Attributes:
     picture: [H, W, 3] uint8, with boxes, labels, anchors and a caption.
@@ -56,7 +56,7 @@ class Preview(NamedTuple):
 
 
 def make_previews(config, num_pictures):
-  """The first training pictures of a config.
+  """The first training images of a config.
 
   Args:
     config: Config.
@@ -87,12 +87,12 @@ def make_previews(config, num_pictures):
 
 
 def preview(config, output, *, num_pictures=16):
-  """Writes the sheet of a config's first training pictures.
+  """Writes the sheet of a config's first training images.
 
   Args:
     config: Config.
     output: path of the PNG file; its folder is made if missing.
-    num_pictures: how many pictures; at least 1.
+    num_pictures: how many images; at least 1.
 
   Returns:
     list of Previews, as they are on the sheet.
@@ -154,7 +154,7 @@ def main(_):
   num_objects = sum(item.num_objects for item in previews)
   num_unmatched = sum(item.num_unmatched_objects for item in previews)
   print(
-    f"{len(previews)} pictures with {num_objects} objects, {num_unmatched} of them "
+    f"{len(previews)} images with {num_objects} objects, {num_unmatched} of them "
     f"without an anchor, and {num_positive} positive anchors\nsheet   {OUTPUT.value}"
   )
 

@@ -109,6 +109,6 @@ def test_command(make_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(preview, name, flag, raising=False)
   preview.main(["preview"])
   said = capsys.readouterr().out
-  assert said.startswith("2 pictures with ")
+  assert said.startswith("2 images with ")
   assert output in said
   assert Image.open(output).size[0] > 640

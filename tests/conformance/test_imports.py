@@ -79,6 +79,12 @@ def test_every_part_has_its_place():
   assert {part_of(module_name(path)) for path in FILES} <= set(MAY_IMPORT)
 
 
+def test_every_folder_is_a_package():
+  """A wheel has no others."""
+  folders = {path.parent for path in FILES}
+  assert folders == {path.parent for path in FILES if path.name == "__init__.py"}
+
+
 @pytest.mark.parametrize("path", FILES, ids=ids)
 def test_imports_point_up_the_list_only(path):
   part = part_of(module_name(path))
