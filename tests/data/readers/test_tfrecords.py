@@ -348,7 +348,7 @@ def test_what_pillow_reads_is_converted(voc, tmp_path, faults_of):
   deep = np.arange(600, dtype=np.uint16).reshape(20, 30)
   Image.fromarray(deep).save(voc.root / "JPEGImages/b.jpg", "TIFF")
   voc.write_xml("a", "<annotation/>")
-  with pytest.raises(dataset.DataError, match="ap_detect write_tfrecords converts"):
+  with pytest.raises(DataError, match="ap_detect write_tfrecords converts"):
     read_voc(voc.root, "train")
   faults = faults_of(read_voc, voc.root, "train")
   assert [fault.split(", which")[0] for fault in faults] == [
