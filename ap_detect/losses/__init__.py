@@ -1,10 +1,8 @@
 """Losses. One file a loss; what is public is listed here.
 
-Configs name a loss of CLASSIFICATION_LOSSES, or of the two kinds of box losses: of
-encoded offsets and of the boxes themselves.
-
-`pairwise`, `ranking`, `interval_grid`, `scans` and `branching` are the engine of the
-ranking losses.
+The ranking losses say what a positive's error is, and `ranking_loss` does the rest, on
+the engine in `ranking/`. Configs name a loss of CLASSIFICATION_LOSSES, or of the two
+kinds of box losses: of encoded offsets and of the boxes themselves.
 """
 
 from ap_detect.losses.ap_loss import ap_loss, ap_loss_and_gradient
@@ -14,12 +12,19 @@ from ap_detect.losses.focal_loss import focal_loss
 from ap_detect.losses.keras_losses import APLoss, AUCLoss
 from ap_detect.losses.labels import BACKGROUND, IGNORED
 from ap_detect.losses.quality_focal_loss import quality_focal_loss
+from ap_detect.losses.rank_and_sort_loss import (
+  rank_and_sort_loss,
+  rank_and_sort_loss_and_gradient,
+)
+from ap_detect.losses.ranking.errors import Comparisons, Errors
+from ap_detect.losses.ranking_loss import ranking_loss
 
 CLASSIFICATION_LOSSES = {
   "ap_loss": ap_loss,
   "auc_loss": auc_loss,
   "focal_loss": focal_loss,
   "quality_focal_loss": quality_focal_loss,
+  "rank_and_sort_loss": rank_and_sort_loss,
 }
 OFFSET_LOSSES = {"smooth_l1": smooth_l1, "l1": l1}
 BOX_LOSSES = {"giou": giou}
@@ -32,6 +37,8 @@ __all__ = [
   "OFFSET_LOSSES",
   "APLoss",
   "AUCLoss",
+  "Comparisons",
+  "Errors",
   "ap_loss",
   "ap_loss_and_gradient",
   "auc_loss",
@@ -40,5 +47,8 @@ __all__ = [
   "giou",
   "l1",
   "quality_focal_loss",
+  "rank_and_sort_loss",
+  "rank_and_sort_loss_and_gradient",
+  "ranking_loss",
   "smooth_l1",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from ap_detect.losses import pairwise
+from ap_detect.losses import ranking_loss as ranking_loss_lib
+from ap_detect.losses.ranking.errors import Errors
 
 
-def auc_loss(logits, labels, *, delta=1.0, images_per_ranking=None, jit_compile=True):
+@ranking_loss_lib.with_ranking_options
+def auc_loss(logits, labels, **options):
   """AUC-loss: the share of positive-negative pairs that are in the wrong order.
 
   L = 1/(|P| |N|) sum_{i in P} sum_{j in N} f(s_j - s_i)       (Chen et al. 2019, eq. 7)
@@ -16,9 +18,7 @@ def auc_loss(logits, labels, *, delta=1.0, images_per_ranking=None, jit_compile=
   Args:
     logits: [..., K] float; scores of every anchor for every class. Ranked as one list.
     labels: [...] integer; IGNORED, BACKGROUND or the anchor's class 1..K.
-    delta: half-width of the smoothed step (eq. 14), in logit units; > 0.
-    images_per_ranking: as for `ap_loss`.
-    jit_compile: as for `ap_loss`.
+    **options: as for `ap_loss`.
 
   Returns:
     [] float32 in [0, 1]. 0 where there is no positive or no negative. NaN as `ap_loss`.
@@ -31,23 +31,14 @@ def auc_loss(logits, labels, *, delta=1.0, images_per_ranking=None, jit_compile=
     >>> float(auc_loss(logits, tf.constant([1, 0, 0])))  # one of two pairs is wrong
     0.5
   """
-  return pairwise.loss(
-    logits,
-    labels,
-    errors,
-    delta=delta,
-    images_per_ranking=images_per_ranking,
-    jit_compile=jit_compile,
-  )
+  return ranking_loss_lib.ranking_loss(logits, labels, errors, **options)
 
 
-def auc_loss_and_gradient(
-  logits, labels, *, delta=1.0, images_per_ranking=None, jit_compile=True
-):
+def auc_loss_and_gradient(logits, labels, **options):
   """AUC-loss and its error-driven update as plain values, for use outside of Keras.
 
   Args:
-    logits, labels, delta, images_per_ranking, jit_compile: as `auc_loss`.
+    logits, labels, **options: as `auc_loss`.
 
   Returns:
     (loss [] float32, gradient [..., K] of the logits' type).
@@ -61,29 +52,20 @@ def auc_loss_and_gradient(
     >>> gradient.numpy().ravel().tolist()
     [-0.5, 0.0, 0.5]
   """
-  return pairwise.loss_and_gradient(
-    logits,
-    labels,
-    errors,
-    delta=delta,
-    images_per_ranking=images_per_ranking,
-    jit_compile=jit_compile,
-  )
+  return ranking_loss_lib.loss_and_gradient(auc_loss, logits, labels, **options)
 
 
-def errors(rank_in_positives, negatives_above, negatives):
+def errors(positives):
   """Share of the negatives above every positive, and its weight on each of them.
 
   e_i = b_i / |N|, w_i = 1 / |N|                               (Chen et al. 2019, eq. 7)
 
   Args:
-    rank_in_positives: [n] float64. Not needed here.
-    negatives_above: [n] float64; b_i.
-    negatives: [] float64; |N|.
+    positives: ranking.errors.Comparisons.
 
   Returns:
-    (e [n], w [n]) float64.
+    ranking.errors.Errors.
   """
-  del rank_in_positives
-  weight = 1.0 / tf.maximum(negatives, 1.0)
-  return negatives_above * weight, tf.fill(tf.shape(negatives_above), weight)
+  above = positives.negatives_above
+  weight = 1.0 / tf.maximum(positives.num_negatives, 1.0)
+  return Errors(above * weight, tf.fill(tf.shape(above), weight))

@@ -56,10 +56,45 @@ def check_values(labels, classes, is_tensor):
     return
   if values.min() >= IGNORED and values.max() <= classes:
     return
-  message = (
+  _refuse(
     f"labels must lie in [{IGNORED}, {classes}], for logits of {classes} classes; got "
-    f"values from {values.min()} to {values.max()}"
+    f"values from {values.min()} to {values.max()}",
+    is_tensor,
   )
+
+
+def checked_numbers(name, numbers, shape):
+  """Checks numbers that must not be negative, as `check_values` checks labels.
+
+  Args:
+    name: of the argument.
+    numbers: tensor, array or list.
+    shape: the shape that is required.
+
+  Returns:
+    The numbers as a float32 tensor.
+
+  Raises:
+    ValueError: the shape does not fit, or a number is negative or not finite and the
+      caller passed no tensor.
+    InvalidArgumentError: the same, and the caller passed an eager tensor.
+  """
+  is_tensor = tf.is_tensor(numbers)
+  numbers = tf.cast(tf.convert_to_tensor(numbers), tf.float32)
+  check_shape(name, numbers, shape)
+  values = tf.get_static_value(numbers)
+  if values is not None and not ((values >= 0) & (values < float("inf"))).all():
+    _refuse(f"{name} must be finite and not negative, got {values}", is_tensor)
+  return numbers
+
+
+def check_shape(name, tensor, shape):
+  """Raises ValueError where the static shape of an argument does not fit."""
+  if not tensor.shape.is_compatible_with(shape):
+    raise ValueError(f"{name} must have shape {shape}, got {tensor.shape}")
+
+
+def _refuse(message, is_tensor):
   if is_tensor and tf.executing_eagerly():
     raise tf.errors.InvalidArgumentError(None, None, message)
   raise ValueError(message)

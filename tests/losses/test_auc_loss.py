@@ -5,6 +5,8 @@ from oracles import ap_loss as oracle
 
 from ap_detect import losses
 
+pytestmark = pytest.mark.usefixtures("form")
+
 
 @pytest.mark.parametrize("delta", [1e-2, 1.0, 5.0])
 @pytest.mark.parametrize("jit_compile", [True, False])

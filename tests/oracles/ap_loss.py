@@ -46,7 +46,7 @@ def primary_terms(scores, i, positives, negatives, delta):
   return steps / rank
 
 
-def ap_loss(logits, labels, delta=1.0, interpolated=True):
+def ap_loss(logits, labels, delta=1.0, interpolated=True, weights=None):
   """Algorithm 1.
 
   Args:
@@ -54,15 +54,17 @@ def ap_loss(logits, labels, delta=1.0, interpolated=True):
     labels: [R] integer array.
     delta: half-width of the step.
     interpolated: whether to use interpolated precision.
+    weights: [R, K] float array, of the positives; None for equal ones.
 
   Returns:
     (loss, gradient [R, K] float64).
   """
   scores = np.asarray(logits, np.float64).ravel()
+  weights = np.ones(scores.size) if weights is None else np.asarray(weights).ravel()
   positives, negatives = split(np.asarray(logits), labels)
   gradient = np.zeros(scores.size)
   max_precision = 0.0
-  precisions = []
+  loss = total = 0.0
   for i in sorted(positives, key=lambda i: scores[i]):
     terms = primary_terms(scores, i, positives, negatives, delta)
     precision = 1.0 - terms.sum()
@@ -70,14 +72,13 @@ def ap_loss(logits, labels, delta=1.0, interpolated=True):
       max_precision = precision
     else:
       terms = terms * (1 - max_precision) / (1 - precision)
-    precisions.append(max_precision)
-    gradient[i] = -terms.sum()
+    loss += weights[i] * (1.0 - max_precision)
+    total += weights[i]
+    gradient[i] = -weights[i] * terms.sum()
     for term, j in zip(terms, negatives):
-      gradient[j] += term
-  if not positives:
-    return 0.0, gradient.reshape(np.shape(logits))
-  loss = 1.0 - np.mean(precisions)
-  return loss, (gradient / len(positives)).reshape(np.shape(logits))
+      gradient[j] += weights[i] * term
+  total = total or 1.0
+  return loss / total, (gradient / total).reshape(np.shape(logits))
 
 
 def auc_loss(logits, labels, delta=1.0):
