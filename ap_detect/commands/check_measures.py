@@ -11,7 +11,6 @@ import numpy as np
 
 from ap_detect import anchor_coverage
 from ap_detect import config as config_lib
-from ap_detect.commands import predict
 from ap_detect.data import image_headers, summary
 from ap_detect.data.records import DetectionDataset
 from ap_detect.models import retinanet
@@ -273,7 +272,8 @@ def _find_unused_images(root, datasets):
     os.path.relpath(path, root)
     for folder, _, names in os.walk(root)
     for path in (os.path.join(folder, name) for name in names)
-    if path.lower().endswith(predict.ENDINGS) and os.path.realpath(path) not in used
+    if path.lower().endswith(image_headers.ENDINGS)
+    and os.path.realpath(path) not in used
   )
 
 

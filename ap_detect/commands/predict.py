@@ -29,19 +29,12 @@ if __name__ == "__main__":
   command_line.load_tensorflow()
 
 from ap_detect import errors
-from ap_detect.data import summary
+from ap_detect.data import image_headers, summary
 from ap_detect.data.readers import image_files
 from ap_detect.data.records import DataError
 from ap_detect.runs import files, folder
 from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation, evaluation_files
-
-# Names of images below a folder, those of formats that are not read too: these are
-# listed, while any other file is none of our business.
-ENDINGS = (
-  *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif"),
-  *(".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl"),
-)
 
 PREDICTIONS = "predictions.json"
 
@@ -71,7 +64,9 @@ def find_images(paths):
   for path in (path for _, group in expanded for path in group):
     found += _search(path) if os.path.isdir(path) else [path]
   if not found:
-    raise ValueError(f"no image ({', '.join(ENDINGS)}) in {', '.join(paths)}")
+    raise ValueError(
+      f"no image ({', '.join(image_headers.ENDINGS)}) in {', '.join(paths)}"
+    )
   return list(dict.fromkeys(found))
 
 
@@ -168,7 +163,7 @@ def _search(root):
   """Paths of the images below a folder, sorted."""
   found = []
   for parent, _, names in os.walk(root, onerror=_report_unlisted):
-    images = {name for name in names if name.lower().endswith(ENDINGS)}
+    images = {name for name in names if name.lower().endswith(image_headers.ENDINGS)}
     drawn = images & _drawn_earlier(parent) if PREDICTIONS in names else set()
     if drawn:
       logging.info(

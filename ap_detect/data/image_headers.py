@@ -21,6 +21,13 @@ _PLUGINS = {
   images.BMP_START: ("BMP", BmpImagePlugin.BmpImageFile),
 }
 
+# Of the names of images, in lower case; also of formats that are not read, so that these
+# are named rather than passed over.
+ENDINGS = (
+  *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif"),
+  *(".webp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl"),
+)
+
 DEEP_PNG = "PNG of 16 bits"
 
 # Of what data.conversion makes a PNG file of.
