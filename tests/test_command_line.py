@@ -346,10 +346,13 @@ COMMANDS = {
   "train": ("config", "model_dir", "replicas"),
   "evaluate": (
     *("model_dir", "split", "checkpoint", "data_root", "output_dir", "replicas"),
+    *("skip_faulty", "max_image_pixels"),
     *(item.name for item in config_lib.describe("eval")),
   ),
   "export": ("model_dir", "export_dir", "checkpoint", "score_threshold"),
-  "predict": ("model_dir", "output_dir", "checkpoint", "score_threshold"),
+  "predict": (
+    *("model_dir", "output_dir", "checkpoint", "score_threshold", "max_image_pixels"),
+  ),
   "check": ("config", "output_dir"),
   "preview": ("config", "output", "num_pictures"),
   "write_tfrecords": ("config", "split", "output_dir", "name", "shard_mib"),
