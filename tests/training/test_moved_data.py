@@ -61,3 +61,19 @@ def test_other_settings_of_evaluation(run_on_files, tmp_path):
     ids = [result["image_id"] for result in json.load(file)]
   assert {ids.count(image_id) for image_id in ids} == {3}
   assert folder.load_config(run_on_files).eval.max_detections == 100
+
+
+def test_invalid_images_and_their_limit(run_on_files, tmp_path):
+  """Of two images of 128 x 128 pixels, one is cut off."""
+  data = {"root": str(tmp_path / "here"), "skip_faulty": None}
+  path = sorted((tmp_path / "here/val").iterdir())[0]
+  path.write_bytes(path.read_bytes()[:-60])
+  with pytest.raises(ValueError, match=r"skip_faulty=True leaves out"):
+    evaluation_files.evaluate_run(run_on_files, data_overrides=data)
+  data["skip_faulty"] = True
+  found = evaluation_files.evaluate_run(run_on_files, data_overrides=data)
+  assert found.num_images == 1
+  with pytest.raises(ValueError, match="there is no sound image"):
+    evaluation_files.evaluate_run(
+      run_on_files, data_overrides={**data, "max_image_pixels": 128 * 128 - 1}
+    )
