@@ -13,7 +13,7 @@ import tensorflow as tf
 from ap_detect import errors, losses
 
 # Keyword arguments of a loss that the step gives it.
-_GIVEN = ("qualities", "jit_compile")
+_GIVEN = ("qualities", "weights", "jit_compile")
 
 
 class ClassificationLoss(NamedTuple):

@@ -217,7 +217,8 @@ class _Ranking:
     is_bad = (labels < IGNORED) | (labels > classes) | (is_positive & ~is_finite)
     self._is_bad = tf.reduce_any(is_bad)
     self._scores = _padded(tf.where(is_finite, own, 0.0), 1, knots.INFINITY)
-    self._count_up_to = scans.sum_up_to(tf.cast(is_positive, tf.int32))
+    count_up_to = scans.sum_up_to(tf.cast(is_positive, tf.int32))
+    self._count_up_to = _padded(count_up_to, 1, tf.int32.max)
     self.count = tf.reduce_sum(tf.cast(is_positive, tf.int32))
     self.largest = tables.length(self._scores)
     self._anchors, self._step, self._errors = anchors, step, errors

@@ -90,7 +90,8 @@ def collect(scores, count_of_positives, capacity, search):
   Args:
     scores: [R + 1] float32; of every anchor's own class, finite where it is positive,
       and +inf at the end.
-    count_of_positives: [R] int32; number of positives up to and with each anchor.
+    count_of_positives: [R + 1] int32; number of positives up to and with each anchor,
+      and the largest integer at the end.
     capacity: int, at least the number of positives.
     search: scans.search_unrolled or scans.search_in_loop.
 
