@@ -107,7 +107,8 @@ class OnCPU:
     def weigh(capacity):
       positives = knots.Positives(in_order[:capacity], scores[:capacity])
       windows = knots.windows(positives, step, scans.search_in_loop)
-      loss, lines = ranking.weigh(positives, windows, negatives.first(2 * capacity + 1))
+      here = tables.merged(negatives, 2 * capacity + 1)
+      loss, lines = ranking.weigh(positives, windows, here)
       return loss, lines.padded(2 * (ranking.largest - capacity))
 
     return *ranking.by_capacity(weigh), grid
@@ -134,8 +135,21 @@ class OnCPU:
     lines, grid = found
     lines = Lines(*(field * tf.cast(upstream, tf.float32) for field in lines))
     scores = tf.cast(logits, tf.float32)
-    interval = grid.look_up(scores, _STEPS_ON_CPU)
-    return tf.cast(lines.at(scores, labels, grid.begins, interval, step), logits.dtype)
+
+    def at(interval):
+      return lines.at(scores, labels, grid.begins, interval, step)
+
+    # What a crowded grid is looked up by again is a loop, of one turn at most, for XLA
+    # runs what is inside of a conditional on a single core.
+    _, result = tf.while_loop(
+      lambda is_crowded, _: is_crowded,
+      lambda *_: (False, at(grid.look_up(scores, _STEPS_ON_CPU))),
+      [
+        grid.is_crowded(_STEPS_ON_CPU),
+        at(grid.look_up(scores, _STEPS_ON_CPU, is_crowded=False)),
+      ],
+    )
+    return tf.cast(result, logits.dtype)
 
 
 class OnGPU:
@@ -293,7 +307,7 @@ class _Ranking:
         _at_anchors(tf.cast(update, tf.float32), positives.anchors, rows),
       ),
     )
-    is_bad = self._is_bad | negatives.is_bad
+    is_bad = self._is_bad | tf.reduce_any(tf.math.is_nan(negatives.sums))
     return tf.nest.map_structure(lambda x: tf.where(is_bad, _NAN, x), result)
 
 

@@ -12,7 +12,10 @@ from ap_detect.losses.ranking import intervals
 
 # Scores that are looked up and added at a time on a CPU: their intermediate values stay
 # in the processor's cache.
-_CHUNK = 2**17
+_CHUNK = 2**15
+# Copies of the tables on a CPU, in turn: early in training most scores fall into one
+# interval, and each would wait for the one before it to be added.
+_COPIES = 2
 # Entries of all copies of the tables on a GPU. Early in training most scores
 # fall into one interval: with copies, fewer of them wait for each other to be added.
 _COPIED_ENTRIES = 2**20
@@ -24,18 +27,13 @@ class Tables(NamedTuple):
   """Number and sum of the scores in every interval.
 
   Attributes:
-    counts: [M] integer.
-    sums: [M] float64; sum of the scores' offsets above the begin of the interval.
-    is_bad: [] bool; whether a score was not finite.
+    counts: [M] int32.
+    sums: [M] float64; sum of the scores' offsets above the begin of the interval. One of
+      them is NaN where a score is not finite.
   """
 
   counts: tf.Tensor
   sums: tf.Tensor
-  is_bad: tf.Tensor
-
-  def first(self, number):
-    """The tables of the first intervals alone."""
-    return self._replace(counts=self.counts[:number], sums=self.sums[:number])
 
 
 class _Units(NamedTuple):
@@ -83,7 +81,7 @@ def in_chunks(logits, labels, grid, steps, step):
     step: knots.Step.
 
   Returns:
-    Tables.
+    Tables of fields [M, copies], for `merged`.
   """
   rows, classes = length(labels), logits.shape[-1]
   size = length(grid.begins) - 1
@@ -100,12 +98,20 @@ def in_chunks(logits, labels, grid, steps, step):
     offset = intervals.offset(scores, grid.begins, interval, step.widest)
     offset = tf.where(tf.math.is_finite(scores), offset, np.float32(np.nan))
     offset = tf.cast(tf.where(is_counted, offset, 0.0), tf.float64)
+    turn = tf.reshape(tf.range(chunk * classes) % _COPIES, [chunk, classes])
     # Added one after another, floats have the same sum every time.
-    return begin + chunk, *_add(counts, sums, interval, is_counted, offset)
+    return begin + chunk, *_add(
+      counts, sums, interval * _COPIES + turn, is_counted, offset
+    )
 
-  start = [0, tf.zeros([size], tf.int32), tf.zeros([size], tf.float64)]
-  _, counts, sums = tf.while_loop(lambda begin, *_: begin < rows, body, start)
-  return Tables(counts, sums, tf.reduce_any(tf.math.is_nan(sums)))
+  start = [tf.zeros([size * _COPIES], kind) for kind in (tf.int32, tf.float64)]
+  _, *found = tf.while_loop(lambda begin, *_: begin < rows, body, [0, *start])
+  return Tables(*(tf.reshape(table, [size, _COPIES]) for table in found))
+
+
+def merged(tables, number):
+  """The Tables of the first intervals alone, from `in_chunks`."""
+  return Tables(*(tf.reduce_sum(table[:number], 1) for table in tables))
 
 
 def at_once(scores, labels, begins, interval, step):
@@ -140,7 +146,8 @@ def at_once(scores, labels, begins, interval, step):
   counts, sums = (
     tf.reduce_sum(tf.reshape(table, [copies, size]), 0) for table in (counts, sums)
   )
-  return Tables(counts[:-1], units.back(sums[:-1]), counts[-1] > 0)
+  sums = tf.where(counts[-1] > 0, np.float64(np.nan), units.back(sums[:-1]))
+  return Tables(counts[:-1], sums)
 
 
 def of_positives(positives, windows, step, search):
@@ -164,7 +171,7 @@ def of_positives(positives, windows, step, search):
     tf.zeros([size], tf.int64),
     *(interval, positives.is_used, units.of(tf.where(positives.is_used, offset, 0.0))),
   )
-  return Tables(counts, units.back(sums), tf.constant(False))
+  return Tables(counts, units.back(sums))
 
 
 def _add(counts, sums, interval, is_counted, offset):
