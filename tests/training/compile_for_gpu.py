@@ -15,8 +15,14 @@ is printed is a JSON object:
   temporary_bytes    memory of the GPU besides arguments and results
   argument_bytes     memory of the arguments, the weights among them
   kernels            instructions that start at least one kernel, those in loops once
+  first_branches     {"kernels", "unknown_loops"} where every condition takes its first
+                     branch: the kernels that run, those of a loop of known length as
+                     often as it goes round; and the loops of unknown length
   library_calls      {name: number} of the calls of libraries, cuDNN's convolutions say
   largest_float64    elements of the largest float64 array
+  float_scatter      largest number of floats that one scatter adds or writes
+  float32_guards     [float32 subtractions that lead, within its kernel, to a comparison
+                     of a float32 with 0] of every such comparison that has any
 """
 
 import collections
@@ -43,6 +49,7 @@ _LAUNCHING = {
 }
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%([\w.\-]+) \(.*\{$")
 _OPCODE = re.compile(r" = (?:\(.*?\)|\S+) ([a-z][\w\-]*)\(")
+_INSTRUCTION = re.compile(r"%([\w.\-]+) = (\(.*?\)|\S+) ([a-z][\w\-]*)\((.*?)\)")
 # A computation inside of a kernel: of a fusion, or of a reduction's operator.
 _INNER = re.compile(r" (?!call\()[\w\-]+\(.*\b(?:calls|to_apply)=%([\w.\-]+)")
 
@@ -61,17 +68,124 @@ def compile_module(serialized, target):
   )
 
 
+def read_computations(text):
+  """{name: [lines]} of an optimised module's text, and the entry's name."""
+  computations, entry, lines = {}, "", []
+  for line in re.sub(r"/\*.*?\*/", "", text).splitlines():
+    if head := _COMPUTATION.match(line):
+      lines = computations[head[1]] = []
+      entry = head[1] if line.startswith("ENTRY") else entry
+    else:
+      lines.append(line)
+  return computations, entry
+
+
 def count_kernels(text):
   """Instructions of an optimised module's text that start kernels."""
-  text = re.sub(r"/\*.*?\*/", "", text)
-  inner = set(_INNER.findall(text))
-  total, computation = 0, None
-  for line in text.splitlines():
-    if head := _COMPUTATION.match(line):
-      computation = head[1]
-    elif computation not in inner and (code := _OPCODE.search(line)):
-      total += code[1] in _LAUNCHING
-  return total
+  computations, _ = read_computations(text)
+  inner = {name for lines in computations.values() for name in _inner(lines)}
+  return sum(
+    _opcode(line) in _LAUNCHING
+    for name, lines in computations.items()
+    if name not in inner
+    for line in lines
+  )
+
+
+def follow_first_branches(text):
+  """What runs of a module where each condition takes its first branch.
+
+  Args:
+    text: of an optimised module.
+
+  Returns:
+    (kernels that are started, loops of unknown length), the latter's kernels once.
+  """
+  computations, entry = read_computations(text)
+
+  def follow(name):
+    kernels, loops = 0, 0
+    for line in computations[name]:
+      code, times = _opcode(line), 1
+      called = None
+      if code in _LAUNCHING:
+        kernels += 1
+      elif code == "call":
+        called = re.search(r"to_apply=%([\w.\-]+)", line)
+      elif code == "conditional":
+        called = re.search(
+          r"(?:true_computation=|branch_computations=\{)%([\w.\-]+)", line
+        )
+      elif code == "while":
+        called = re.search(r"body=%([\w.\-]+)", line)
+        trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+        times = int(trips[1]) if trips else 1
+        loops += not trips
+      if called:
+        more, more_loops = follow(called[1])
+        kernels += times * more
+        loops += more_loops
+    return kernels, loops
+
+  return follow(entry)
+
+
+def largest_float_scatter(text):
+  """The largest number of floats that one scatter of a module adds or writes."""
+  largest = 0
+  for lines in read_computations(text)[0].values():
+    found = _instructions(lines)
+    for _, code, operands in found.values():
+      if code == "scatter":
+        # Operands, indices, updates: as many updates as operands.
+        updates = (found[name][0] for name in operands[len(operands) // 2 + 1 :])
+        largest = max(largest, *(largest_array(shape, r"b?f\d+") for shape in updates))
+  return largest
+
+
+def guarding_subtractions(text):
+  """float32 subtractions that lead to a comparison of a float32 with 0, of each."""
+  counts = []
+  for lines in read_computations(text)[0].values():
+    found = _instructions(lines)
+    zeros = re.findall(r"%([\w.\-]+) = f32\[\]\S* constant\(0\)", "\n".join(lines))
+    zeros += [
+      name
+      for name, (_, code, operands) in found.items()
+      if code == "broadcast" and operands[0] in zeros
+    ]
+    for _, code, operands in found.values():
+      if code == "compare" and operands[1] in zeros:
+        counts.append(_count_above(found, operands[0], "subtract"))
+  return sorted(count for count in counts if count)
+
+
+def _count_above(found, name, code):
+  seen, left = set(), [name]
+  while left:
+    if (name := left.pop()) not in seen:
+      seen.add(name)
+      left += found[name][2]
+  return sum(
+    found[name][1] == code and found[name][0].startswith("f32") for name in seen
+  )
+
+
+def _opcode(line):
+  found = _OPCODE.search(line)
+  return found[1] if found else ""
+
+
+def _instructions(lines):
+  """{name: (shape, opcode, names of operands)} of a computation."""
+  found = (_INSTRUCTION.search(line) for line in lines)
+  return {
+    one[1]: (one[2], one[3], re.findall(r"%([\w.\-]+)", one[4])) for one in found if one
+  }
+
+
+def _inner(lines):
+  return _INNER.findall("\n".join(lines))
 
 
 def largest_array(text, element_type):
@@ -91,14 +205,18 @@ def main(module_path, target_path):
   seconds = time.monotonic() - begin
   text = "\n".join(module.to_string() for module in executable.hlo_modules())
   memory = executable.get_compiled_memory_stats()
+  kernels, unknown_loops = follow_first_branches(text)
   calls = re.findall(r'custom_call_target="([^"]*)"', text)
   figures = {
     "seconds": round(seconds, 1),
     "temporary_bytes": memory.temp_size_in_bytes,
     "argument_bytes": memory.argument_size_in_bytes,
     "kernels": count_kernels(text),
+    "first_branches": {"kernels": kernels, "unknown_loops": unknown_loops},
     "library_calls": dict(collections.Counter(calls)),
     "largest_float64": largest_array(text, "f64"),
+    "float_scatter": largest_float_scatter(text),
+    "float32_guards": guarding_subtractions(text),
   }
   print(json.dumps(figures))
 

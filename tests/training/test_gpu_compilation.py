@@ -1,4 +1,4 @@
-"""The compiled training step goes through XLA's compiler for GPUs, without a GPU."""
+"""The compiled training step and AP-loss go through XLA's compiler for GPUs, without a GPU."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from ap_detect import config as config_lib
-from ap_detect import matching
+from ap_detect import losses, matching
 from ap_detect.runs import model as model_lib
 from ap_detect.training import optimizers, trainer
 from ap_detect.training import step as step_lib
@@ -92,6 +92,52 @@ def test_training_step_compiles_for_an_h100(tmp_path):
   assert 0 < figures["largest_float64"] < images * anchors * _CLASSES
   # A GPU with a quarter of an H100's memory has room for it.
   assert figures["argument_bytes"] + figures["temporary_bytes"] < 20e9
+
+
+def test_ap_loss_in_the_form_for_gpus(tmp_path):
+  anchors, classes = 261_888, 80
+  logits_bytes = 4 * anchors * classes
+
+  def value_and_gradient(logits, labels):
+    return losses.ap_loss_and_gradient(logits, labels, form="gpu")
+
+  specs = [tf.TensorSpec([anchors, classes]), tf.TensorSpec([anchors], tf.int32)]
+  figures = _compile(value_and_gradient, specs, tmp_path)
+  # The first branch is that of few positives. No loop: the host is not waited for.
+  assert figures["first_branches"]["unknown_loops"] == 0
+  assert 0 < figures["first_branches"]["kernels"] <= 90
+  assert figures["temporary_bytes"] <= 2 * logits_bytes
+  # Floats that are added in any order would give other bits every time.
+  assert figures["float_scatter"] < anchors
+  # XLA folds conversions away, but not the two two-sums of 4 subtractions each that
+  # decide whether a knot is rounded up: lower and upper knots, at 3 capacities.
+  assert figures["float32_guards"].count(8) >= 2 * 3
+
+
+def test_what_is_counted(tmp_path):
+  def compute(x, at, is_first):
+    x = tf.cond(
+      is_first,
+      lambda: tf.tensor_scatter_nd_add(x, at, tf.gather(x, at[:, 0])),
+      lambda: tf.while_loop(
+        lambda x: tf.reduce_sum(x) < 1e3, lambda x: [tf.sort(x) * 2], [x]
+      )[0],
+    )
+    # A loop that the first branches do not leave out.
+    return tf.while_loop(
+      lambda x: tf.reduce_max(x) < 1e3, lambda x: [tf.sort(x) * 2], [x]
+    )[0]
+
+  specs = [
+    tf.TensorSpec([700]),
+    tf.TensorSpec([300, 1], tf.int32),
+    tf.TensorSpec([], tf.bool),
+  ]
+  figures = _compile(compute, specs, tmp_path)
+  assert figures["float_scatter"] == 300
+  assert figures["first_branches"]["unknown_loops"] == 1
+  assert 0 < figures["first_branches"]["kernels"] < figures["kernels"]
+  assert figures["float32_guards"] == []
 
 
 def test_convolution_that_no_gpu_has_fails(tmp_path):
