@@ -45,9 +45,9 @@ def ranking_loss(
 
   Args:
     logits: [..., K] float; scores of every anchor for every class. Ranked as one list.
-      float16 and bfloat16 are computed in float32. At most 2^31 - 1 in one ranking; the
-      sums between knots are exact for scores that are multiples of 2^-35 delta at up to
-      2^25 logits, of 2^-33 delta at 2^27, and so on.
+      float16 and bfloat16 are computed in float32. At most 2^31 - 1 in one ranking. In
+      the form for GPUs their offsets from knots are counted in units of about 2^-34
+      delta for 2^24 logits, and twice that for each doubling, so that sums fit 63 bits.
     labels: [...] integer; IGNORED, BACKGROUND or the anchor's class 1..K. For a binary
       ranking K is 1 and the labels are -1, 0 and 1.
     errors: function of ranking.errors.Comparisons to ranking.errors.Errors, traced once
