@@ -503,7 +503,7 @@ class TestPredictsArguments:
 
   def test_home_folder_is_expanded(self, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(ValueError, match=f"no such picture or folder: {tmp_path}/a"):
+    with pytest.raises(ValueError, match=f"no such image or folder: {tmp_path}/a"):
       self.run_main(monkeypatch, "~/a.jpg")
 
 
