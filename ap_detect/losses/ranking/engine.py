@@ -135,21 +135,8 @@ class OnCPU:
     lines, grid = found
     lines = Lines(*(field * tf.cast(upstream, tf.float32) for field in lines))
     scores = tf.cast(logits, tf.float32)
-
-    def at(interval):
-      return lines.at(scores, labels, grid.begins, interval, step)
-
-    # What a crowded grid is looked up by again is a loop, of one turn at most, for XLA
-    # runs what is inside of a conditional on a single core.
-    _, result = tf.while_loop(
-      lambda is_crowded, _: is_crowded,
-      lambda *_: (False, at(grid.look_up(scores, _STEPS_ON_CPU))),
-      [
-        grid.is_crowded(_STEPS_ON_CPU),
-        at(grid.look_up(scores, _STEPS_ON_CPU, is_crowded=False)),
-      ],
-    )
-    return tf.cast(result, logits.dtype)
+    interval = grid.look_up(scores, _STEPS_ON_CPU)
+    return tf.cast(lines.at(scores, labels, grid.begins, interval, step), logits.dtype)
 
 
 class OnGPU:
