@@ -39,19 +39,37 @@ def focal_loss(logits, labels, *, alpha=0.25, gamma=2.0):
   labels = tf.convert_to_tensor(labels)
   labels_lib.check_logits_and_labels(logits, labels)
   labels = tf.cast(labels, tf.int32)
+  return sum_per_positive(
+    logits,
+    labels,
+    lambda logits: _terms(logits, labels, alpha, gamma),
+    lambda logits: _slopes(logits, labels, alpha, gamma),
+  )
+
+
+def sum_per_positive(logits, labels, terms, slopes):
+  """A loss that is a sum of terms, divided by the number of positive anchors.
+
+  Args:
+    logits: [..., K] float.
+    labels: [...] int32.
+    terms, slopes: functions of the logits to the term of every entry and its derivative,
+      [..., K] float32.
+
+  Returns:
+    [] float32; sum of terms / max(|P|, 1).
+  """
+  positives = tf.reduce_sum(tf.cast(labels > labels_lib.BACKGROUND, tf.float32))
+  scale = 1.0 / tf.maximum(positives, 1.0)
 
   @tf.custom_gradient
   def loss(logits):
-    positives = tf.reduce_sum(tf.cast(labels > labels_lib.BACKGROUND, tf.float32))
-    scale = 1.0 / tf.maximum(positives, 1.0)
-
     def gradient(upstream):
       factor = tf.cast(upstream, tf.float32) * scale
-      return tf.cast(factor * _slopes(logits, labels, alpha, gamma), logits.dtype)
+      return tf.cast(factor * slopes(logits), logits.dtype)
 
     # Sums of rows first: XLA spreads those over the processor's cores.
-    rows = tf.reduce_sum(_terms(logits, labels, alpha, gamma), -1)
-    return scale * tf.reduce_sum(rows), gradient
+    return scale * tf.reduce_sum(tf.reduce_sum(terms(logits), -1)), gradient
 
   return loss(logits)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 
 from ap_detect.losses import labels as labels_lib
+from ap_detect.losses.focal_loss import sum_per_positive
 
 
 def quality_focal_loss(logits, labels, *, qualities, beta=2.0):
@@ -46,21 +47,13 @@ def quality_focal_loss(logits, labels, *, qualities, beta=2.0):
       f"qualities must have the shape of labels, {labels.shape}, got {qualities.shape}"
     )
   labels = tf.cast(labels, tf.int32)
-  positives = tf.reduce_sum(tf.cast(labels > labels_lib.BACKGROUND, tf.float32))
-  scale = 1.0 / tf.maximum(positives, 1.0)
   counted, targets = _counted_and_targets(labels, qualities, logits.shape[-1])
-
-  @tf.custom_gradient
-  def loss(logits):
-    def gradient(upstream):
-      factor = tf.cast(upstream, tf.float32) * scale
-      return tf.cast(factor * _slopes(logits, counted, targets, beta), logits.dtype)
-
-    # Sums of rows first: XLA spreads those over the processor's cores.
-    rows = tf.reduce_sum(_terms(logits, counted, targets, beta), -1)
-    return scale * tf.reduce_sum(rows), gradient
-
-  return loss(logits)
+  return sum_per_positive(
+    logits,
+    labels,
+    lambda logits: _terms(logits, counted, targets, beta),
+    lambda logits: _slopes(logits, counted, targets, beta),
+  )
 
 
 def _counted_and_targets(labels, qualities, classes):

@@ -12,7 +12,8 @@ straight line between every two knots. So two passes over the scores are enough.
 Four things keep this exact, and its bits the same every time. Knots are rounded up to
 float32, so that comparing float32 scores with them is comparing with the true knots;
 what the rounding moved is added in float64. Scores are summed relative to the knot
-below them, as integers, which add up the same in any order. All other sums run over
+below them: one after another on CPUs, and on GPUs, where the order is nobody's, as
+integers, which add up the same in any. All other sums run over
 terms that are not negative, from the end at which they are small: counting R from the
 top, a positive above most negatives does not inherit the rounding of theirs. And
 nothing is rounded to float32 and widened again, for XLA folds that away on GPUs.
