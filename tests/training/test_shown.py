@@ -116,7 +116,7 @@ def test_redirected(tmp_path):
     check=False,
   )
   assert predicted.returncode == 0, predicted.stderr
-  assert predicted.stdout.startswith("8 pictures written to ")
+  assert predicted.stdout.startswith("8 images written to ")
   assert all(map(OUR_LINE.match, predicted.stderr.splitlines())), predicted.stderr
 
   again = train(model_dir, "--verbosity=1")
