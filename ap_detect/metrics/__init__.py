@@ -1,5 +1,10 @@
-"""What a detector is worth: COCO's and VOC's figures, curves, score thresholds."""
+"""What a detector is worth: COCO's and VOC's figures, curves, scores and thresholds."""
 
+from ap_detect.metrics.calibration import (
+  ScoreCalibration,
+  fit_calibration,
+  reliability,
+)
 from ap_detect.metrics.coco import (
   METRIC_NAMES,
   CocoEvaluation,
@@ -8,6 +13,8 @@ from ap_detect.metrics.coco import (
   format_table,
 )
 from ap_detect.metrics.curves import PrecisionRecall, confusion, precision_recall
+from ap_detect.metrics.operating_points import OperatingPoints
+from ap_detect.metrics.outcomes import Outcomes
 from ap_detect.metrics.score_thresholds import ScoreThresholds, best_f1_thresholds
 from ap_detect.metrics.submissions import write_comp4
 from ap_detect.metrics.voc import VocEvaluation, evaluate_voc, format_voc_table
@@ -15,7 +22,10 @@ from ap_detect.metrics.voc import VocEvaluation, evaluate_voc, format_voc_table
 __all__ = [
   "METRIC_NAMES",
   "CocoEvaluation",
+  "OperatingPoints",
+  "Outcomes",
   "PrecisionRecall",
+  "ScoreCalibration",
   "ScoreThresholds",
   "VocEvaluation",
   "best_f1_thresholds",
@@ -23,8 +33,10 @@ __all__ = [
   "confusion",
   "evaluate_coco",
   "evaluate_voc",
+  "fit_calibration",
   "format_table",
   "format_voc_table",
   "precision_recall",
+  "reliability",
   "write_comp4",
 ]

@@ -13,6 +13,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ap_detect.metrics.calibration import ScoreCalibration, fit_calibration
+from ap_detect.metrics.operating_points import OperatingPoints, find_operating_points
+from ap_detect.metrics.outcomes import Outcomes, coco_outcomes
 from ap_detect.metrics.results import check_dataset, check_results, count_objects
 from ap_detect.metrics.score_thresholds import ScoreThresholds, best_f1_thresholds
 
@@ -37,7 +40,11 @@ class CocoEvaluation:
     metrics: METRIC_NAMES -> figure; None where no object has that size.
     per_class: class name -> {"AP": figure, "AP50": figure}, in the order of the classes
       1..K; None where the class has no objects.
-    score_thresholds: where to cut the detections for showing or serving them.
+    score_thresholds: where to cut the detections for showing or serving them; best F1.
+    calibration: from the scores to the precisions to expect; None where nothing that
+      counts was detected.
+    operating_points: where else they can be cut.
+    outcomes: the detections that count; not part of the JSON.
     num_images: of the dataset, all of them counted.
     num_objects: class name -> objects that count: crowd and difficult ones do not.
   """
@@ -45,12 +52,16 @@ class CocoEvaluation:
   metrics: dict[str, float | None]
   per_class: dict[str, dict[str, float | None]]
   score_thresholds: ScoreThresholds
+  calibration: ScoreCalibration | None
+  operating_points: OperatingPoints
+  outcomes: Outcomes
   num_images: int
   num_objects: dict[str, int]
 
   def to_json(self) -> dict[str, Any]:
     """A dict that json.dump takes: the 12 figures at its top, and the other fields."""
     fields = dataclasses.asdict(self)
+    del fields["outcomes"]
     return {**fields.pop("metrics"), **fields}
 
 
@@ -116,7 +127,7 @@ def evaluate_coco(
       unchanged.
 
   Returns:
-    The figures, and the score thresholds of best F1.
+    The figures, and what follows for scores and thresholds.
 
   Raises:
     ValueError: the dataset has no object that counts, ids repeat, or a result names an
@@ -144,9 +155,20 @@ def evaluate_coco(
   return _evaluation(dataset, coco_eval)
 
 
-def format_table(evaluation: CocoEvaluation) -> str:
-  """The 12 figures in pycocotools' wording, then the classes; '-' for no objects."""
-  thresholds, objects = evaluation.score_thresholds, evaluation.num_objects
+def format_table(
+  evaluation: CocoEvaluation, calibration: ScoreCalibration | None = None
+) -> str:
+  """The 12 figures in pycocotools' wording, then the classes; '-' for no objects.
+
+  Args:
+    evaluation: CocoEvaluation.
+    calibration: of the scores as they are shown elsewhere; the thresholds' too.
+
+  Returns:
+    Lines.
+  """
+  thresholds = evaluation.score_thresholds.calibrated(calibration)
+  objects = evaluation.num_objects
   width = max(len("class"), *(len(name) for name in evaluation.per_class))
   lines = [_metric_line(n, evaluation.metrics[n]) for n in METRIC_NAMES]
   lines += ["", f"  id  {'class':<{width}}  objects     AP   AP50  best F1  at score"]
@@ -223,7 +245,7 @@ def _coco(image_index, category_index, annotations) -> COCO:
 
 
 def _evaluation(dataset: DetectionDataset, coco_eval: COCOeval) -> CocoEvaluation:
-  names = dataset.class_names
+  names, outcomes = dataset.class_names, coco_outcomes(coco_eval)
   # [IoU thresholds, recalls, K] at area 'all' and the most detections.
   precision = coco_eval.eval["precision"][:, :, :, 0, -1]
   return CocoEvaluation(
@@ -232,7 +254,10 @@ def _evaluation(dataset: DetectionDataset, coco_eval: COCOeval) -> CocoEvaluatio
       name: {"AP": _known(p.mean()), "AP50": _known(p[0].mean())}
       for name, p in zip(names, np.moveaxis(precision, -1, 0))
     },
-    score_thresholds=best_f1_thresholds(coco_eval, names),
+    score_thresholds=best_f1_thresholds(outcomes, names),
+    calibration=fit_calibration(outcomes.scores, outcomes.hits),
+    operating_points=find_operating_points(outcomes),
+    outcomes=outcomes,
     num_images=len(dataset.records),
     num_objects=count_objects(dataset),
   )

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
+
+from ap_detect.metrics.calibration import ScoreCalibration
+from ap_detect.metrics.outcomes import Outcomes
 
 # What no validation data can tell: nothing was detected, or nothing was hit.
 UNINFORMED_THRESHOLD = 0.5
@@ -41,6 +43,16 @@ class ScoreThresholds:
   overall_f1: float
   per_class: dict[str, float]
   per_class_f1: dict[str, float | None]
+
+  def calibrated(self, calibration: ScoreCalibration | None) -> ScoreThresholds:
+    """The thresholds that cut calibrated scores alike; these ones where it is None."""
+    if calibration is None:
+      return self
+    return dataclasses.replace(
+      self,
+      overall=float(calibration(self.overall)),
+      per_class={name: float(calibration(t)) for name, t in self.per_class.items()},
+    )
 
   def to_json(self) -> dict[str, Any]:
     """The fields as a dict that json.dump takes.
@@ -72,62 +84,73 @@ class ScoreThresholds:
 
 
 def best_f1_thresholds(
-  coco_eval: COCOeval, class_names: Sequence[str]
+  outcomes: Outcomes, class_names: Sequence[str]
 ) -> ScoreThresholds:
-  """Thresholds of best F1 = 2PR / (P + R), by COCO's matches at IoU 0.5.
-
-  Area range 'all' and the best maxDets[-1] (100) detections of an image and class, as
-  in AP50. Ignored objects and the detections on them count neither for nor against.
-  Greedy matching takes the detections by score, so that a cut leaves the matches above
-  it as they are, and one pass over the sorted scores sees every threshold. Of
-  thresholds of equal F1 the highest is taken, and it is put midway between the lowest
-  score kept and the next score below, so that float noise changes nothing.
+  """Thresholds of best F1 = 2PR / (P + R); of those of equal F1 the highest.
 
   Args:
-    coco_eval: after its evaluate(); scores in [0, 1].
-    class_names: [K] names of the categories, in the order of coco_eval.params.catIds.
+    outcomes: Outcomes of K classes; scores in [0, 1].
+    class_names: [K].
 
   Returns:
     The thresholds, and the F1 that each one reaches on these detections.
 
   Raises:
-    ValueError: as many names as categories are needed, or 0.5 is not among the IoU
-      thresholds of coco_eval.
+    ValueError: there are not as many names as classes.
   """
-  num_categories = len(coco_eval.params.catIds)
-  if len(class_names) != num_categories:
-    raise ValueError(f"need {num_categories} class names, got {len(class_names)}")
-  by_class = [_outcomes(coco_eval, k) for k in range(num_categories)]
-  scores, hits, num_objects = zip(*by_class)
-  cut = _best_cut(np.concatenate(scores), np.concatenate(hits), sum(num_objects))
+  num_classes = len(outcomes.num_objects)
+  if len(class_names) != num_classes:
+    raise ValueError(f"need {num_classes} class names, got {len(class_names)}")
+  scores, hits = outcomes.scores, outcomes.hits
+  cut = _best_cut(scores, hits, outcomes.num_objects.sum())
   overall, overall_f1 = cut or (UNINFORMED_THRESHOLD, 0.0)
   per_class: dict[str, float] = {}
   per_class_f1: dict[str, float | None] = {}
-  for name, outcomes in zip(class_names, by_class):
-    has_objects = outcomes[2] > 0
-    cut = _best_cut(*outcomes)
+  for k, (name, num_objects) in enumerate(zip(class_names, outcomes.num_objects), 1):
+    of_class = outcomes.classes == k
+    cut = _best_cut(scores[of_class], hits[of_class], num_objects)
     per_class[name] = cut[0] if cut else overall
-    per_class_f1[name] = (cut[1] if cut else 0.0) if has_objects else None
+    per_class_f1[name] = (cut[1] if cut else 0.0) if num_objects > 0 else None
   return ScoreThresholds(overall, overall_f1, per_class, per_class_f1)
 
 
-def _outcomes(coco_eval: COCOeval, k: int) -> tuple[np.ndarray, np.ndarray, int]:
-  """One class's detections that count, as (scores [D], hits [D] bool, objects)."""
-  params = coco_eval.params
-  at_half = np.flatnonzero(np.isclose(params.iouThrs, 0.5))
-  if at_half.size == 0:
-    raise ValueError(f"IoU thresholds must have 0.5, got {params.iouThrs}")
-  num_images = len(params.imgIds)
-  start = (k * len(params.areaRng) + params.areaRngLbl.index("all")) * num_images
-  scores, hits, num_objects = [np.zeros(0)], [np.zeros(0, bool)], 0
-  for entry in coco_eval.evalImgs[start : start + num_images]:
-    if entry is None:
-      continue
-    counted = ~np.asarray(entry["dtIgnore"], bool)[at_half[0]]
-    scores.append(np.asarray(entry["dtScores"], np.float64)[counted])
-    hits.append(np.asarray(entry["dtMatches"])[at_half[0]][counted] > 0)
-    num_objects += int(np.sum(np.asarray(entry["gtIgnore"]) == 0))
-  return np.concatenate(scores), np.concatenate(hits), num_objects
+class Cuts(NamedTuple):
+  """Every way to cut detections by score, highest threshold first; all arrays are [N].
+
+  Attributes:
+    thresholds: float64 in (0, 1), each midway between two neighbouring scores, so that
+      float noise changes nothing.
+    num_kept: detections of at least this score.
+    num_hits: the hits among them.
+  """
+
+  thresholds: np.ndarray
+  num_kept: np.ndarray
+  num_hits: np.ndarray
+
+
+def all_cuts(scores: np.ndarray, hits: np.ndarray) -> Cuts:
+  """The cuts of some detections; equal scores are kept or left out together.
+
+  Greedy matching takes the detections by score, so that a cut leaves the matches above
+  it as they are, and one pass over the sorted scores sees every threshold.
+
+  Args:
+    scores: [D] in [0, 1].
+    hits: [D] bool.
+
+  Returns:
+    Cuts, one for each distinct score.
+  """
+  order = np.argsort(-scores, kind="stable")
+  scores, hits = scores[order], hits[order]
+  last_kept = np.flatnonzero(np.append(scores[1:] < scores[:-1], len(scores) > 0))
+  below = np.append(scores, scores[-1:] * (1 - 2 * LOWEST_SCORE_MARGIN))[last_kept + 1]
+  return Cuts(
+    np.clip((scores[last_kept] + below) / 2, _EPSILON, 1 - _EPSILON),
+    last_kept + 1,
+    np.cumsum(hits)[last_kept],
+  )
 
 
 def _best_cut(
@@ -139,13 +162,7 @@ def _best_cut(
   """
   if not hits.any():
     return None
-  order = np.argsort(-scores, kind="stable")
-  scores, hits = scores[order], hits[order]
-  f1 = 2 * np.cumsum(hits) / (np.arange(1, len(hits) + 1) + num_objects)
-  ends_tie = np.append(scores[1:] < scores[:-1], True)
-  last = int(np.argmax(np.where(ends_tie, f1, -1)))
-  if last + 1 < len(scores):
-    threshold = (scores[last] + scores[last + 1]) / 2
-  else:
-    threshold = scores[last] * (1 - LOWEST_SCORE_MARGIN)
-  return float(np.clip(threshold, _EPSILON, 1 - _EPSILON)), float(f1[last])
+  cuts = all_cuts(scores, hits)
+  f1 = 2 * cuts.num_hits / (cuts.num_kept + num_objects)
+  best = int(np.argmax(f1))
+  return float(cuts.thresholds[best]), float(f1[best])

@@ -8,7 +8,13 @@ import pytest
 from coco_cases import dataset, found, random_case, record
 from coco_oracle import evaluate
 
-from ap_detect.metrics import METRIC_NAMES, coco_results, evaluate_coco, format_table
+from ap_detect.metrics import (
+  METRIC_NAMES,
+  ScoreCalibration,
+  coco_results,
+  evaluate_coco,
+  format_table,
+)
 
 BOX = [10, 20, 110, 120]  # 100 x 100 px: large
 FAR = [200, 200, 300, 300]
@@ -298,3 +304,9 @@ class TestReports:
       ["3", "c", "0", "-", "-", "-", "0.7500"],
       ["all", "2", "0.500", "0.500", "0.667", "0.7500"],
     ]
+
+  def test_table_of_calibrated_scores(self):
+    evaluation = self.evaluation()
+    lines = format_table(evaluation, ScoreCalibration((0.5, 0.75), (0.1, 0.25)))
+    assert [line.split()[-1] for line in lines.splitlines()[14:]] == ["0.2500"] * 4
+    assert evaluation.score_thresholds.overall == pytest.approx(0.75)

@@ -83,6 +83,23 @@ def test_no_other_threshold_is_better(seed, crowds):
     assert max(tried) == pytest.approx(f1 or 0, abs=1e-12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_calibrated_thresholds_cut_calibrated_scores_alike(seed):
+  data, results, *_ = random_case(seed)
+  evaluation = evaluate_coco(data, results)
+  raw, calibration = evaluation.score_thresholds, evaluation.calibration
+  scores = np.unique([result["score"] for result in results])
+  shown = calibration(scores).astype(np.float32)
+  calibrated = raw.calibrated(calibration)
+  assert calibrated.per_class_f1 == raw.per_class_f1
+  assert raw.calibrated(None) == raw
+  pairs = [(raw.overall, calibrated.overall)]
+  pairs += [(raw.per_class[name], calibrated.per_class[name]) for name in "abc"]
+  for before, after in pairs:
+    assert before != after
+    np.testing.assert_array_equal(scores >= before, shown >= after)
+
+
 class TestJson:
   def test_round_trip(self):
     data, results, *_ = random_case(3)
