@@ -13,12 +13,14 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def load(model_dir, checkpoint=""):
+def load(model_dir, checkpoint="", *, calibrate=True):
   """Opens a trained run to detect with, see `detector.Detector`.
 
   Args:
     model_dir: the run's folder.
     checkpoint: "" for the best checkpoint, "latest", or a checkpoint's path.
+    calibrate: whether scores are the precision to expect of detections, or as the
+      network gives them, see `detector.load`.
 
   Returns:
     detector.Detector.
@@ -28,4 +30,4 @@ def load(model_dir, checkpoint=""):
   """
   from ap_detect import detector
 
-  return detector.load(model_dir, checkpoint)
+  return detector.load(model_dir, checkpoint, calibrate=calibrate)

@@ -1,4 +1,4 @@
-"""Charts as pictures: precision over recall, confusion, histograms, and a training."""
+"""Charts as pictures: precision, confusion, histograms, and a training."""
 
 from __future__ import annotations
 
@@ -114,6 +114,42 @@ def confusion_picture(
     draw_line(cells - 1.5, color="0.5", linewidth=0.8)
   if numbered:
     _write_counts(panel, matrix, shades)
+  return _pixels(figure)
+
+
+def reliability_picture(
+  curves: Mapping[str, tuple[np.ndarray, np.ndarray, float | None]],
+  title: str = "Precision at IoU 0.5 over score, and calibration error",
+) -> np.ndarray:
+  """Precision over score, which lie on the diagonal where scores mean precision.
+
+  Args:
+    curves: name -> (mean scores [N], precisions [N], error); at least one.
+      metrics.Reliability is such a tuple.
+    title: above the panel.
+
+  Returns:
+    [H, W, 3] uint8 RGB.
+
+  Raises:
+    ValueError: there are no curves.
+  """
+  if not curves:
+    raise ValueError("need at least one curve, got none")
+  figure = _new_figure(4.2, 4.3, title)
+  panel = figure.add_axes((0.13, 0.12, 0.82, 0.8))
+  panel.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, linestyle=":")
+  for i, (name, (scores, precisions, error)) in enumerate(curves.items()):
+    label = name if error is None else f"{name}  {error:.4f}"
+    panel.plot(
+      *(scores, precisions), color=f"C{i}", marker="o", ms=3.5, lw=1.2, label=label
+    )
+  panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+  panel.set_xlabel("score", fontsize=_FONT_POINTS)
+  panel.set_ylabel("precision", fontsize=_FONT_POINTS)
+  panel.tick_params(labelsize=_FONT_POINTS)
+  panel.grid(color="0.88", linewidth=0.6)
+  panel.legend(fontsize=_FONT_POINTS, frameon=False)
   return _pixels(figure)
 
 

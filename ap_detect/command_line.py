@@ -116,9 +116,13 @@ def define_replicas():
   )
 
 
-def define_score_threshold():
-  """Defines --score_threshold, as `runs.folder.load_thresholds` takes it."""
-  return flags.DEFINE_float(
+def define_scores():
+  """Defines the flags of which detections are shown, and with what scores.
+
+  Returns:
+    Function of no arguments: dict of the options of runs.scores.load_shown_scores.
+  """
+  threshold = flags.DEFINE_float(
     "score_threshold",
     None,
     "Score that detections need; by default the run's own threshold of each class, "
@@ -126,6 +130,27 @@ def define_score_threshold():
     lower_bound=0.0,
     upper_bound=1.0,
   )
+  wanted = [
+    flags.DEFINE_float(
+      f"min_{noun}",
+      None,
+      f"Instead of a score: {noun} at IoU 0.5 that the detections of all classes together "
+      f"had on the validation split, with {result}.",
+      lower_bound=0.0,
+      upper_bound=1.0,
+    )
+    for noun, result in (
+      ("precision", "as many of them as have it"),
+      ("recall", "as few of them as have it"),
+    )
+  ]
+  calibrate = flags.DEFINE_bool(
+    "calibrate",
+    True,
+    "Whether scores are the precision to expect of detections, as measured on the "
+    "validation split, or as the network gives them.",
+  )
+  return lambda: {flag.name: flag.value for flag in (threshold, *wanted, calibrate)}
 
 
 def define_max_image_pixels():

@@ -14,8 +14,8 @@ import tensorflow as tf
 from ap_detect import errors
 from ap_detect import images as image_ops
 from ap_detect.data import image_headers, pipeline
-from ap_detect.runs import folder
 from ap_detect.runs import model as model_lib
+from ap_detect.runs import scores
 from ap_detect.training import evaluation, views
 
 
@@ -24,7 +24,8 @@ class DetectedObjects(NamedTuple):
 
   Attributes:
     boxes: [D, 4] float32, yxyx, pixels of the image.
-    scores: [D] float32; they rank objects, and are no probabilities.
+    scores: [D] float32, the precision to expect of detections with this score, see
+      `load`.
     classes: [D] int32, 1..K.
     labels: the names of these classes, [D].
   """
@@ -35,12 +36,15 @@ class DetectedObjects(NamedTuple):
   labels: tuple[str, ...]
 
 
-def load(model_dir, checkpoint=""):
+def load(model_dir, checkpoint="", *, calibrate=True):
   """Opens a trained run.
 
   Args:
     model_dir: the run's folder.
     checkpoint: "" for the best checkpoint, "latest", or a checkpoint's path.
+    calibrate: whether scores are calibrated on the run's validation split, so that they
+      are precisions to expect; otherwise they are the network's own, which rank
+      detections and mean no more.
 
   Returns:
     Detector.
@@ -51,9 +55,8 @@ def load(model_dir, checkpoint=""):
   model_dir, checkpoint = os.fspath(model_dir), os.fspath(checkpoint)
   # One device is enough for images that come one by one.
   strategy = tf.distribute.get_strategy()
-  return Detector(
-    model_lib.restore(model_dir, checkpoint, strategy=strategy), model_dir
-  )
+  run = model_lib.restore(model_dir, checkpoint, strategy=strategy)
+  return Detector(run, model_dir, calibrate=calibrate)
 
 
 class Detector:
@@ -63,21 +66,30 @@ class Detector:
     class_names: names of the classes 1..K.
   """
 
-  def __init__(self, run: model_lib.RestoredRun, model_dir: str):
+  def __init__(self, run: model_lib.RestoredRun, model_dir: str, *, calibrate: bool):
     self.class_names = run.classes.names
     self._run = run
-    self._model_dir = model_dir
     self._functions: dict = {}
+    # Of each choice of thresholds.
+    self._load_shown_scores = functools.lru_cache(
+      functools.partial(
+        scores.load_shown_scores, model_dir, run.checkpoint, calibrate=calibrate
+      )
+    )
 
-  def detect(self, images, *, score_threshold=None):
+  def detect(
+    self, images, *, score_threshold=None, min_precision=None, min_recall=None
+  ):
     """Detects objects in one image or in several.
 
     Args:
       images: an image, or a list of them. An image is the path of a file, the bytes of
         one, or an array [H, W, 3] of uint8, RGB. Files are in the formats that
         `images.decode_image` reads. An array [B, H, W, 3] is B images.
-      score_threshold: score that detections need; None for the run's own threshold of
-        each class, best by F1 on its validation split.
+      score_threshold: score that detections need; by default the run's own threshold
+        of each class, best by F1 on its validation split.
+      min_precision, min_recall: instead, the threshold that had this on the validation
+        split, see runs.scores.load_shown_scores.
 
     Returns:
       DetectedObjects of the image, or a list of them where there are several: what
@@ -85,14 +97,18 @@ class Detector:
 
     Raises:
       ValueError: something is no image, or cannot be decoded; or the run was not
-        validated yet, so that it has no thresholds.
+        validated yet, so that it has no thresholds, or had no such precision or recall.
     """
-    if not (isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4):
-      return self.detect([images], score_threshold=score_threshold)[0]
-    if score_threshold is None:
-      thresholds = self._thresholds
-    else:
-      thresholds = self._load_thresholds(score_threshold)
+    shown = self._load_shown_scores(
+      score_threshold=score_threshold,
+      min_precision=min_precision,
+      min_recall=min_recall,
+    )
+    if isinstance(images, (list, tuple)) or getattr(images, "ndim", 0) == 4:
+      return self._detect_all(images, shown)
+    return self._detect_all([images], shown)[0]
+
+  def _detect_all(self, images, shown):
     found = []
     # Few images at a time, for decoded they take a lot of memory.
     size = self._run.config.eval.batch_size
@@ -100,7 +116,7 @@ class Detector:
       chosen = images[start : start + size]
       pixels = [_load_pixels(image, self._run.config.data) for image in chosen]
       found += self._detect(pixels)
-    return [self._to_objects(image, thresholds) for image in found]
+    return [self._to_objects(image, shown) for image in found]
 
   def _detect(self, pixels):
     """ImageDetections of some images [H, W, 3] uint8."""
@@ -135,17 +151,8 @@ class Detector:
       self._functions[shown, batch_size] = tf.function(show_and_detect, signature)
     return self._functions[shown, batch_size]
 
-  @functools.cached_property
-  def _thresholds(self):
-    return self._load_thresholds(None)
-
-  def _load_thresholds(self, score_threshold):
-    return folder.load_thresholds(
-      self._model_dir, score_threshold, checkpoint=self._run.checkpoint
-    )
-
-  def _to_objects(self, found, thresholds):
-    found = evaluation.keep_confident(found, self.class_names, thresholds)
+  def _to_objects(self, found, shown):
+    found = evaluation.to_shown(found, self.class_names, shown)
     labels = tuple(self.class_names[k - 1] for k in found.classes)
     return DetectedObjects(found.boxes, found.scores, found.classes, labels)
 

@@ -341,6 +341,7 @@ class TestReplicas:
     assert done.stderr.startswith(f"error: flag --replicas={value}: ")
 
 
+SCORE_FLAGS = ("score_threshold", "min_precision", "min_recall", "calibrate")
 # Every command and flags that it has.
 COMMANDS = {
   "train": ("config", "model_dir", "replicas"),
@@ -349,9 +350,9 @@ COMMANDS = {
     *("skip_faulty", "max_image_pixels"),
     *(item.name for item in config_lib.describe("eval")),
   ),
-  "export": ("model_dir", "export_dir", "checkpoint", "score_threshold"),
+  "export": ("model_dir", "export_dir", "checkpoint", *SCORE_FLAGS),
   "predict": (
-    *("model_dir", "output_dir", "checkpoint", "score_threshold", "max_image_pixels"),
+    *("model_dir", "output_dir", "checkpoint", "max_image_pixels", *SCORE_FLAGS),
   ),
   "check": ("config", "output_dir"),
   "preview": ("config", "output", "num_pictures"),

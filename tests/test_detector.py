@@ -9,7 +9,7 @@ from PIL import Image
 import ap_detect
 from ap_detect.commands import predict
 from ap_detect.data import shapes
-from ap_detect.runs import files
+from ap_detect.runs import files, scores
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,9 @@ def assert_same(found, expected):
   np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-3)
 
 
-@pytest.mark.parametrize("options", [{}, {"score_threshold": 0.0}])
+@pytest.mark.parametrize(
+  "options", [{}, {"score_threshold": 0.0}, {"min_recall": 0.05}]
+)
 def test_finds_what_predict_finds(detector, trained_run, images, options, tmp_path):
   paths = list(map(str, images))
   predict.predict(trained_run, paths, str(tmp_path), **options)
@@ -60,6 +62,17 @@ def test_finds_what_predict_finds(detector, trained_run, images, options, tmp_pa
       wanted = np.array([item[key] for item in expected], np.float32)
       np.testing.assert_allclose(values, wanted.reshape(values.shape), atol=1e-3)
       assert values.dtype == np.float32
+
+
+def test_scores_as_the_network_gives_them(detector, trained_run, images):
+  raw = ap_detect.load(trained_run, calibrate=False).detect(
+    images[0], score_threshold=0
+  )
+  expected = detector.detect(images[0], score_threshold=0)
+  np.testing.assert_array_equal(raw.boxes, expected.boxes)
+  calibration = scores.load_judgement(trained_run).calibration
+  np.testing.assert_allclose(calibration(raw.scores), expected.scores, rtol=1e-6)
+  assert not np.allclose(raw.scores, expected.scores, rtol=0.01)
 
 
 def test_ways_to_give_an_image(detector, images):

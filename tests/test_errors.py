@@ -431,11 +431,14 @@ def run(trained_run, tmp_path):
 
 class TestDamagedRun:
   @pytest.mark.parametrize("content", ["", '{"a": ', "[]", "{}", "[" * 100_000])
-  @pytest.mark.parametrize("name", ["best.json", "classes.json"])
-  def test_json(self, name, content, run):
+  @pytest.mark.parametrize(
+    ("name", "read"),
+    [("best.json", folder.load_best), ("classes.json", folder.load_classes)],
+  )
+  def test_json(self, name, read, content, run):
     (run / name).write_text(content)
     with pytest.raises(ValueError) as caught:
-      folder.load_thresholds(str(run))
+      read(str(run))
     said = errors.describe(caught.value)
     assert said.startswith(f"{run / name} is not ")
     assert said.endswith("; the training's own command, given again, writes it anew")
@@ -491,7 +494,6 @@ class TestPredictsArguments:
       ("MODEL_DIR", "nowhere"),
       ("OUTPUT_DIR", ""),
       ("CHECKPOINT", ""),
-      ("SCORE_THRESHOLD", None),
     ):
       flag = type("Flag", (), {"value": value})
       monkeypatch.setattr(predict, name, flag, raising=False)

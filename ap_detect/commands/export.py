@@ -10,22 +10,21 @@ EXPORT_DIR = command_line.define_path(
   "export_dir", "", "Folder of the model's versions; default: <model_dir>/export."
 )
 CHECKPOINT = command_line.define_checkpoint()
-SCORE_THRESHOLD = command_line.define_score_threshold()
+SCORES = command_line.define_scores()
 
 
 def main(_):
   command_line.load_tensorflow()
   import os
 
-  from ap_detect.runs import folder
   from ap_detect.runs import model as model_lib
+  from ap_detect.runs import scores
   from ap_detect.serving import saved_model
 
   model_dir = MODEL_DIR.value
   restored = model_lib.restore(model_dir, CHECKPOINT.value)
-  thresholds = folder.load_thresholds(
-    model_dir, SCORE_THRESHOLD.value, checkpoint=restored.checkpoint
-  ).per_class
+  shown = scores.load_shown_scores(model_dir, restored.checkpoint, **SCORES())
+  thresholds = shown.thresholds.per_class
   version = saved_model.export(
     restored.network,
     model_lib.make_detect(restored.config),
@@ -33,6 +32,7 @@ def main(_):
     image_size=restored.config.data.image_size_px,
     class_names=restored.classes.names,
     class_thresholds=[thresholds[name] for name in restored.classes.names],
+    calibration=shown.calibration,
     exif_orientation=restored.config.data.exif_orientation,
   )
   print(f"exported {restored.checkpoint}\nto       {version}/")

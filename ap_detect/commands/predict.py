@@ -24,7 +24,7 @@ if __name__ == "__main__":
     "output_dir", "", "Where the results go; default: <model_dir>/predictions."
   )
   CHECKPOINT = command_line.define_checkpoint()
-  SCORE_THRESHOLD = command_line.define_score_threshold()
+  SCORES = command_line.define_scores()
   MAX_IMAGE_PIXELS = command_line.define_max_image_pixels()
   command_line.load_tensorflow()
 
@@ -32,7 +32,7 @@ from ap_detect import errors
 from ap_detect.data import image_headers, summary
 from ap_detect.data.readers import image_files
 from ap_detect.data.records import DataError
-from ap_detect.runs import files, folder
+from ap_detect.runs import files, scores
 from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation, evaluation_files
 
@@ -101,8 +101,8 @@ def predict(
   output_dir,
   *,
   checkpoint="",
-  score_threshold=None,
   max_image_pixels=None,
+  **score_options,
 ):
   """Detects on image files and writes what was found.
 
@@ -112,21 +112,19 @@ def predict(
     output_dir: where <stem>.jpg (of JPEG files) or <stem>.png (of others), with boxes,
       and predictions.json go.
     checkpoint: see runs.folder.find_checkpoint.
-    score_threshold: see runs.folder.load_thresholds.
     max_image_pixels: larger images are skipped; None for the run's own limit.
+    **score_options: see runs.scores.load_shown_scores.
 
   Returns:
     (path of predictions.json, number of files skipped).
 
   Raises:
-    ValueError: no such run or checkpoint, no sound image, or an image would be written
+    ValueError: no such run or checkpoint, no such precision or recall, no sound image, or an image would be written
       over; nothing is written then.
   """
   restored = model_lib.restore(model_dir, checkpoint)
   names = restored.classes.names
-  thresholds = folder.load_thresholds(
-    model_dir, score_threshold, checkpoint=restored.checkpoint
-  )
+  shown = scores.load_shown_scores(model_dir, restored.checkpoint, **score_options)
   data = restored.config.data
   records, skipped = read_images(
     paths,
@@ -142,7 +140,7 @@ def predict(
   os.makedirs(output_dir, exist_ok=True)
   entries = []
   for record, everything, path in zip(records, evaluator.detect(records), drawn_paths):
-    found = evaluation.keep_confident(everything, names, thresholds)
+    found = evaluation.to_shown(everything, names, shown)
     pixels = evaluation_files.load_pixels(record)
     write = files.write_jpeg if path.endswith(".jpg") else files.write_png
     write(path, evaluation_files.draw_found(pixels, found, names))
@@ -239,8 +237,8 @@ def main(argv):
     paths,
     output_dir,
     checkpoint=CHECKPOINT.value,
-    score_threshold=SCORE_THRESHOLD.value,
     max_image_pixels=MAX_IMAGE_PIXELS.value,
+    **SCORES(),
   )
   print(f"{len(paths) - num_skipped} images written to {output_dir}/")
   if num_skipped:

@@ -133,7 +133,7 @@ class Reliability(NamedTuple):
   """Scores beside the precisions that they stand for, in bins of neighbouring scores.
 
   Attributes:
-    mean_scores: [N] float64, ascending.
+    mean_scores: [N] float64, ascending; one for each bin that has detections.
     precisions: [N] float64, the share of hits.
     error: the mean of their difference over all detections, in [0, 1]; None for none.
   """
@@ -144,30 +144,32 @@ class Reliability(NamedTuple):
 
 
 def reliability(
-  scores: np.ndarray, hits: np.ndarray, *, num_bins: int = 15
+  scores: np.ndarray, hits: np.ndarray, *, num_bins: int = 10
 ) -> Reliability:
-  """Expected calibration error, in bins of as many detections each.
+  """The reliability diagram and the expected calibration error (Guo et al. 2017).
 
   Args:
     scores: [D] in [0, 1].
     hits: [D] bool.
-    num_bins: at most; fewer where there are fewer detections.
+    num_bins: of equal width.
 
   Returns:
     Reliability.
 
-  Example: 0.9 for what is right in one of two cases
-    >>> reliability(np.array([0.9, 0.9]), np.array([True, False]), num_bins=1).error
-    0.4
+  Example: 0.75 for what is right in one of two cases
+    >>> reliability(np.array([0.75, 0.75]), np.array([True, False])).error
+    0.25
   """
-  if not len(scores):
-    return Reliability(np.zeros(0), np.zeros(0), None)
-  order = np.argsort(scores, kind="stable")
-  bins = np.array_split(order, min(num_bins, len(order)))
-  means = np.array([np.mean(scores[part]) for part in bins])
-  precisions = np.array([np.mean(hits[part]) for part in bins])
-  sizes = [len(part) for part in bins]
-  error = float(np.average(np.abs(means - precisions), weights=sizes))
+  bins = np.minimum((scores * num_bins).astype(int), num_bins - 1)
+  counts = np.bincount(bins, minlength=num_bins)
+  filled = counts > 0
+  means, precisions = (
+    np.bincount(bins, values, num_bins)[filled] / counts[filled]
+    for values in (scores, hits)
+  )
+  error = None
+  if len(scores):
+    error = float(np.average(np.abs(means - precisions), weights=counts[filled]))
   return Reliability(means, precisions, error)
 
 

@@ -11,7 +11,8 @@ the run is started again:
 config.json       the resolved config
 classes.json      the classes 1..K and their ids in the dataset's own files
 history.json      validation metrics, an entry per validated epoch
-best.json         the best checkpoint, its metrics and score thresholds
+best.json         the best checkpoint, its metrics, and what they say of scores, see
+                  scores.py
 changes.json      what later starts changed, with the step they changed it at
 
 These are written on the way; what they hold of steps that are done again is replaced:
@@ -36,10 +37,8 @@ import re
 from typing import Any, NamedTuple
 
 import tensorflow as tf
-from absl import logging
 
 from ap_detect import config as config_lib
-from ap_detect.metrics.score_thresholds import ScoreThresholds
 from ap_detect.runs import files, lock
 
 CONFIG, CLASSES, HISTORY, BEST, CHANGES = (
@@ -236,53 +235,3 @@ def read_record(path: str) -> dict[str, Any] | None:
   if not reader.has_tensor(_RECORD_KEY):
     return None
   return json.loads(reader.get_tensor(_RECORD_KEY))
-
-
-def load_thresholds(
-  model_dir: str, score_threshold: float | None = None, *, checkpoint: str = ""
-):
-  """Scores that detections of a checkpoint need to be shown or served.
-
-  They are chosen on the validation split, each time that it is evaluated, and belong to
-  the weights of that moment. Where a checkpoint has none of its own, those of the best one
-  stand in, and the log says so.
-
-  Args:
-    model_dir: a run's folder.
-    score_threshold: one threshold for all classes; None for the run's own, which were
-      best by F1 on its validation split.
-    checkpoint: path of the checkpoint that is used; "" for the best.
-
-  Returns:
-    ScoreThresholds.
-
-  Raises:
-    ValueError: the run has none yet.
-  """
-  names = load_classes(model_dir).names
-  if score_threshold is not None:
-    same = dict.fromkeys(names, score_threshold)
-    return ScoreThresholds(score_threshold, 0.0, same, dict.fromkeys(names))
-  best = load_best(model_dir)
-  if not (best and _is_best(model_dir, best, checkpoint)):
-    record = (read_record(checkpoint) if checkpoint else None) or {}
-    validation = record.get("validation")
-    if validation and validation["step"] == record["step"]:
-      return ScoreThresholds.from_json(validation["score_thresholds"])
-    if best:
-      logging.warning(
-        "%s has no score thresholds of its own; those of the best checkpoint, %s, are "
-        "used, and may not suit it",
-        *(checkpoint, best["checkpoint"]),
-      )
-  if not best:
-    raise ValueError(
-      f"{model_dir} was not validated yet, so that it has no score thresholds; train on, "
-      "or give --score_threshold"
-    )
-  return ScoreThresholds.from_json(best["score_thresholds"])
-
-
-def _is_best(model_dir, best, checkpoint):
-  path = os.path.join(model_dir, BEST_CHECKPOINTS, best["checkpoint"])
-  return not checkpoint or os.path.realpath(path) == os.path.realpath(checkpoint)

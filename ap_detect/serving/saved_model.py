@@ -6,7 +6,8 @@ Signatures, each with the batch as first dimension of every input and output:
 Outputs of both:
   detection_boxes    [B, D, 4] float32, yxyx, normalised to the original image, turned
                      as its EXIF data says
-  detection_scores   [B, D] float32, best first
+  detection_scores   [B, D] float32, best first; the precision to expect at them, where
+                     the export is given a calibration
   detection_classes  [B, D] int32, 1..K, lines of assets/labels.txt; 0 is padding
   num_detections     [B] int32
 """
@@ -21,6 +22,7 @@ import tensorflow as tf
 
 from ap_detect import errors
 from ap_detect import images as image_ops
+from ap_detect.serving import calibrated_scores
 
 LABELS_FILE = "labels.txt"
 
@@ -32,9 +34,10 @@ class ServingModule(tf.Module):
     network: tf.keras.Model of images -> Outputs.
     post_process: function (Outputs, content_size [B, 2]) -> Detections.
     image_size: (height, width) of the network's input, pixels.
-    class_thresholds: [K] float; detections of class k need a score of at least
-      class_thresholds[k - 1].
+    class_thresholds: [K] float; detections of class k need a score, calibrated if it is,
+      of at least class_thresholds[k - 1].
     labels_path: file of K lines, the classes' names.
+    calibration: ScoreCalibration that scores go through; None for none.
     exif_orientation: see images.decode_image.
   """
 
@@ -46,6 +49,7 @@ class ServingModule(tf.Module):
     image_size,
     class_thresholds,
     labels_path,
+    calibration=None,
     exif_orientation=True,
   ):
     super().__init__()
@@ -55,6 +59,7 @@ class ServingModule(tf.Module):
     self._run_network = lambda images: network(images, training=False)
     self._post_process = post_process
     self._image_size = tuple(image_size)
+    self._calibration = calibration
     self._exif_orientation = exif_orientation
     self._class_thresholds = tf.constant([0.0, *class_thresholds], tf.float32)
 
@@ -98,7 +103,10 @@ class ServingModule(tf.Module):
     found = self._post_process(outputs, sizes * scale[:, tf.newaxis])
     boxes = found.boxes / scale[:, tf.newaxis, tf.newaxis]
     boxes /= tf.tile(sizes, [1, 2])[:, tf.newaxis]
-    answer = self._keep_confident(boxes, found.scores, found.classes)
+    scores = found.scores
+    if self._calibration:
+      scores = calibrated_scores.calibrate(scores, self._calibration)
+    answer = self._keep_confident(boxes, scores, found.classes)
     return {name: value[:batch_size] for name, value in answer.items()}
 
   def _keep_confident(self, boxes, scores, classes):
@@ -137,6 +145,7 @@ def export(
   image_size,
   class_names,
   class_thresholds,
+  calibration=None,
   exif_orientation=True,
 ):
   """Writes <export_dir>/<version>/, one above the versions that are there.
@@ -150,6 +159,7 @@ def export(
     image_size: (height, width) of the network's input, pixels.
     class_names: [K].
     class_thresholds: [K] see ServingModule.
+    calibration: see ServingModule.
     exif_orientation: see images.decode_image.
 
   Returns:
@@ -178,6 +188,7 @@ def export(
       image_size=image_size,
       class_thresholds=class_thresholds,
       labels_path=labels_path,
+      calibration=calibration,
       exif_orientation=exif_orientation,
     )
     written = os.path.join(staging, "model")

@@ -13,6 +13,7 @@ from absl import logging
 from ap_detect import errors
 from ap_detect.data import pipeline
 from ap_detect.metrics import coco
+from ap_detect.runs.scores import Judgement
 from ap_detect.training import views as views_lib
 
 
@@ -107,9 +108,28 @@ class _Speed:
     return f", {self.images / self.seconds:.1f} images/s" if self.seconds else ""
 
 
-def keep_confident(found, class_names, thresholds):
-  """The ImageDetections whose score reaches their class's threshold."""
-  at_least = np.array([thresholds.per_class[name] for name in class_names])
+def judgement(evaluation):
+  """What a CocoEvaluation says of scores, as a Judgement."""
+  return Judgement(
+    evaluation.score_thresholds, evaluation.calibration, evaluation.operating_points
+  )
+
+
+def to_shown(found, class_names, shown):
+  """The detections that are shown, with their scores as they are shown.
+
+  Args:
+    found: ImageDetections with the network's scores.
+    class_names: [K].
+    shown: ShownScores.
+
+  Returns:
+    ImageDetections of those whose shown score reaches their class's threshold.
+  """
+  if shown.calibration:
+    calibrated = shown.calibration(found.scores).astype(np.float32)
+    found = found._replace(scores=calibrated)
+  at_least = np.array([shown.thresholds.per_class[name] for name in class_names])
   kept = found.scores >= at_least[found.classes - 1]
   return ImageDetections(*(part[kept] for part in found))
 

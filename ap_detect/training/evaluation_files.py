@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 
@@ -12,10 +11,10 @@ from ap_detect import charts, drawing
 from ap_detect import config as config_lib
 from ap_detect import images as image_ops
 from ap_detect.data import encoded
-from ap_detect.metrics import coco, curves, submissions, voc
+from ap_detect.metrics import calibration, coco, curves, submissions, voc
 from ap_detect.metrics import results as results_lib
 from ap_detect.runs import data as data_lib
-from ap_detect.runs import files, folder
+from ap_detect.runs import files, scores
 from ap_detect.runs import memory as memory_lib
 from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation as evaluation_lib
@@ -34,14 +33,15 @@ def evaluate_run(
   """Evaluates a run's checkpoint on a split and writes the results.
 
   Writes metrics.json (with the split, checkpoint and settings that it is of),
-  detections.json (COCO results), charts (precision_recall.png, confusion.png) and
-  pictures/. VOC data get VOC's figures too, as "voc" in metrics.json. Of a split without
+  detections.json (COCO results), charts (precision_recall.png, confusion.png,
+  reliability.png) and pictures/. VOC data get VOC's figures too, as "voc" in metrics.json. Of a split without
   labels, or without any object that counts, there are only the detections, of VOC data
   also as comp4_det_<split>_<class>.txt, as the official servers take them.
 
   Metrics and curves are of all detections; the run's score thresholds cut only those
   of the pictures and of the confusion (this evaluation's own where the run has none
-  yet), see runs.folder.load_thresholds.
+  yet), see runs.scores.load_judgement. The JSON files have scores as the network gives
+  them; pictures and what is printed have calibrated ones.
 
   Args:
     model_dir: a run's folder.
@@ -76,32 +76,48 @@ def evaluate_run(
     return None
   evaluation, found, results = evaluator.evaluate(dataset)
   _write_detections(output_dir, results)
+  own = evaluation_lib.judgement(evaluation)
+  judgement = scores.load_judgement(model_dir, restored.checkpoint) or own
+  reliabilities = judge_scores(
+    evaluation.outcomes,
+    names,
+    judgement,
+    fitted_here=judgement is own or split == restored.config.data.val_split,
+  )
   metrics = {
     "split": split,
     "checkpoint": restored.checkpoint,
     "eval": dataclasses.asdict(config.eval),
     **evaluation.to_json(),
+    "calibration_error": {
+      part: {name: found.error for name, found in of_part.items()}
+      for part, of_part in reliabilities.items()
+    },
   }
-  table = coco.format_table(evaluation)
+  table = coco.format_table(evaluation, judgement.calibration)
   if not dataset.ignored_are_crowds:
     voc_evaluation = voc.evaluate_voc(dataset, results)
     metrics["voc"] = voc_evaluation.to_json()
     table += f"\n\n{voc.format_voc_table(voc_evaluation)}"
   files.write_json(os.path.join(output_dir, "metrics.json"), metrics)
-  thresholds = evaluation.score_thresholds
-  with contextlib.suppress(ValueError):
-    thresholds = folder.load_thresholds(model_dir, checkpoint=restored.checkpoint)
-  for name, chart in draw_charts(dataset, results, thresholds).items():
+  drawn = {
+    **draw_charts(dataset, results, judgement.thresholds),
+    "reliability": charts.reliability_picture(reliabilities["all"]),
+  }
+  for name, chart in drawn.items():
     files.write_png(os.path.join(output_dir, f"{name}.png"), chart)
   pictures = os.path.join(output_dir, "pictures")
-  shown = list(zip(dataset.records, found))[: config.eval.num_pictures]
-  _write_pictures(pictures, shown, names, thresholds)
-  print(f"{table}\n\ncheckpoint   {restored.checkpoint}")
-  print(
-    f"metrics      {output_dir}/metrics.json\ndetections   {output_dir}/detections.json"
-  )
-  print(f"charts       {output_dir}/precision_recall.png, {output_dir}/confusion.png")
-  print(f"pictures     {pictures}/")
+  pairs = list(zip(dataset.records, found))[: config.eval.num_pictures]
+  _write_pictures(pictures, pairs, names, judgement.shown())
+  written = {
+    "metrics": f"{output_dir}/metrics.json",
+    "detections": f"{output_dir}/detections.json",
+    "charts": ", ".join(f"{output_dir}/{name}.png" for name in drawn),
+    "pictures": f"{pictures}/",
+  }
+  print(f"{table}\n\n{_describe(reliabilities)}\ncheckpoint   {restored.checkpoint}")
+  for name, paths in written.items():
+    print(f"{name:<11}  {paths}")
   return evaluation
 
 
@@ -131,14 +147,14 @@ def draw_found(pixels, found, class_names):
   )
 
 
-def draw_comparison(record, found, class_names, thresholds):
-  """Ground truth beside the detections that reach their class's score threshold.
+def draw_comparison(record, found, class_names, shown):
+  """Ground truth beside the detections that are shown.
 
   Args:
     record: ImageRecord.
     found: ImageDetections.
     class_names: [K].
-    thresholds: ScoreThresholds.
+    shown: ShownScores.
 
   Returns:
     [H', W', 3] uint8.
@@ -146,8 +162,8 @@ def draw_comparison(record, found, class_names, thresholds):
   pixels = load_pixels(record)
   labels = [class_names[k - 1] for k in record.classes]
   truth = drawing.draw_detections(pixels, record.boxes, labels, classes=record.classes)
-  confident = evaluation_lib.keep_confident(found, class_names, thresholds)
-  return drawing.side_by_side(truth, draw_found(pixels, confident, class_names))
+  found = evaluation_lib.to_shown(found, class_names, shown)
+  return drawing.side_by_side(truth, draw_found(pixels, found, class_names))
 
 
 def draw_charts(dataset, results, thresholds):
@@ -168,6 +184,51 @@ def draw_charts(dataset, results, thresholds):
     ),
     "confusion": charts.confusion_picture(confusion, dataset.class_names),
   }
+
+
+def judge_scores(outcomes, class_names, judgement, *, fitted_here):
+  """What scores mean, before and after calibration, on data it was not fitted to.
+
+  Args:
+    outcomes: Outcomes of the evaluation.
+    class_names: [K].
+    judgement: Judgement.
+    fitted_here: whether its calibration was fitted to these detections. Each half of the
+      images is then judged by a calibration that is fitted to the other.
+
+  Returns:
+    {"all": by_name, "shown": by_name}, of all detections and of those that reach their
+    class's threshold; by_name is {"raw": Reliability, "calibrated": Reliability}, the
+    latter missing where there is no calibration.
+  """
+  by_name = {"raw": outcomes.scores}
+  if fitted_here:
+    by_name["calibrated"] = calibration.cross_calibrate(outcomes)
+  elif judgement.calibration:
+    by_name["calibrated"] = judgement.calibration(outcomes.scores)
+  at_least = np.array([judgement.thresholds.per_class[name] for name in class_names])
+  is_shown = outcomes.scores >= at_least[outcomes.classes - 1]
+  return {
+    part: {
+      name: calibration.reliability(values[kept], outcomes.hits[kept])
+      for name, values in by_name.items()
+      if values is not None
+    }
+    for part, kept in (("all", np.full(len(is_shown), True)), ("shown", is_shown))
+  }
+
+
+def _describe(reliabilities):
+  """Calibration errors, before and after, of the detections shown and of all."""
+  parts = []
+  for part, by_name in reliabilities.items():
+    errors = [
+      f"{found.error:.4f} {name}"
+      for name, found in by_name.items()
+      if found.error is not None
+    ]
+    parts.append(f"{', '.join(errors) or '-'} (detections {part})")
+  return f"calibration  error {'; '.join(parts)}"
 
 
 def _write_unjudged(folder, split, dataset, found):
@@ -192,10 +253,10 @@ def _write_detections(folder, results):
   return path
 
 
-def _write_pictures(folder, shown, class_names, thresholds):
+def _write_pictures(folder, pairs, class_names, shown):
   """Writes `draw_comparison` of (ImageRecord, ImageDetections) pairs."""
   os.makedirs(folder, exist_ok=True)
-  for record, image in shown:
-    comparison = draw_comparison(record, image, class_names, thresholds)
+  for record, image in pairs:
+    comparison = draw_comparison(record, image, class_names, shown)
     name = str(record.image_id).replace("/", "_")  # of joined splits, see splits.join
     files.write_png(os.path.join(folder, f"{name}.png"), comparison)

@@ -78,7 +78,8 @@ class Record:
     classes: names and category ids.
     replicas: number of them.
     history: metrics of each validation, in order.
-    validation: epoch, step, metrics and score thresholds of the last one; None before it.
+    validation: epoch, step, metrics and what they say of scores, see runs/scores.py, of the
+      last one; None before it.
     best: the same of the best one, and its checkpoint's name; None before it.
     changes: what later starts changed, and at which step.
     epoch_sums: of each logged number, its sum over the steps of the present epoch, and

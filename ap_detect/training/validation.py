@@ -13,6 +13,7 @@ from absl import logging
 
 from ap_detect import errors
 from ap_detect.runs import folder
+from ap_detect.training import evaluation as evaluation_lib
 from ap_detect.training import evaluation_files, monitoring
 
 NUM_TENSORBOARD_IMAGES = 6
@@ -73,8 +74,9 @@ class Validator:
     """The record's `best` as later validations will be judged.
 
     That is None where its checkpoint is gone, and itself where nothing changed. Where the
-    settings of `eval` or the validation split did, the best is evaluated again, and the
-    network has its weights afterwards.
+    settings of `eval` or the validation split did, or an earlier version left its scores
+    without a calibration, the best is evaluated again, and the network has its weights
+    afterwards.
     """
     best = self._state.record.best
     if not best:
@@ -82,7 +84,8 @@ class Validator:
     path = self._best_path(best["checkpoint"])
     try:
       folder.read_record(path)
-      if best["judged_by"] == self._judged_by:
+      is_judged_alike = best["judged_by"] == self._judged_by
+      if is_judged_alike and "calibration" in best:
         return best
       self._state.restore_weights(path)
     except folder.UNREACHABLE:
@@ -96,16 +99,19 @@ class Validator:
       return None
     evaluation, _, _ = self._evaluator.evaluate(self._dataset)
     logging.info(
-      "best checkpoint %s evaluated again, for the settings or images of validation "
-      "changed: AP %.3f, before %.3f",
-      *(best["checkpoint"], evaluation.metrics["AP"], best["metrics"]["AP"]),
+      "best checkpoint %s evaluated again, for %s: AP %.3f, before %.3f",
+      best["checkpoint"],
+      "its scores were not calibrated"
+      if is_judged_alike
+      else "the settings or images of validation changed",
+      *(evaluation.metrics["AP"], best["metrics"]["AP"]),
     )
     return {**best, **self._judgement(evaluation)}
 
   def _judgement(self, evaluation):
     return {
       "metrics": evaluation.metrics,
-      "score_thresholds": evaluation.score_thresholds.to_json(),
+      **evaluation_lib.judgement(evaluation).to_json(),
       "judged_by": self._judged_by,
     }
 
@@ -114,6 +120,7 @@ class Validator:
 
   def _write_summaries(self, evaluation, found, results):
     dataset, thresholds = self._dataset, evaluation.score_thresholds
+    shown = evaluation_lib.judgement(evaluation).shown()
     with self._writer.as_default(step=self._state.record.clock.step):
       for name, value in evaluation.metrics.items():
         if value is not None:
@@ -121,7 +128,7 @@ class Validator:
       tf.summary.scalar("validation/best_f1_threshold", thresholds.overall)
       for record, image in zip(dataset.records[:NUM_TENSORBOARD_IMAGES], found):
         picture = evaluation_files.draw_comparison(
-          record, image, dataset.class_names, thresholds
+          record, image, dataset.class_names, shown
         )
         tf.summary.image(f"detections/{record.image_id}", picture[np.newaxis])
       pictures = evaluation_files.draw_charts(dataset, results, thresholds)

@@ -11,7 +11,7 @@ from ap_detect.commands import predict
 from ap_detect.data import shapes
 from ap_detect.data.records import DataError
 from ap_detect.runs import files
-from ap_detect.runs import folder as folder_lib
+from ap_detect.runs import scores as scores_lib
 from ap_detect.training import evaluation
 
 
@@ -129,20 +129,27 @@ class TestPredict:
     above = scores("above", score_threshold=middle)
     assert above == [item for item in everything if item[1] >= middle]
     assert 0 < len(above) < len(everything)
-    own = folder_lib.load_thresholds(trained_run).per_class
+    own = scores_lib.load_shown_scores(trained_run).thresholds.per_class
     assert scores("own") == [item for item in everything if item[1] >= own[item[0]]]
+
+    judgement = scores_lib.load_judgement(trained_run)
+    raw = scores("raw", score_threshold=0.0, calibrate=False)
+    assert [label for label, _ in raw] == [label for label, _ in everything]
+    calibrated = judgement.calibration([score for _, score in raw])
+    assert calibrated == pytest.approx([score for _, score in everything], rel=1e-6)
+    assert calibrated != pytest.approx([score for _, score in raw], rel=0.01)
 
   def test_thresholds_are_those_of_the_checkpoint(
     self, trained_run, folder, monkeypatch
   ):
     asked = []
-    original = folder_lib.load_thresholds
+    original = scores_lib.load_shown_scores
 
-    def load_thresholds(model_dir, score_threshold, *, checkpoint):
+    def load_shown_scores(model_dir, checkpoint):
       asked.append(os.path.relpath(checkpoint, trained_run))
-      return original(model_dir, score_threshold, checkpoint=checkpoint)
+      return original(model_dir, checkpoint)
 
-    monkeypatch.setattr(folder_lib, "load_thresholds", load_thresholds)
+    monkeypatch.setattr(scores_lib, "load_shown_scores", load_shown_scores)
     paths = [str(folder / "a.png")]
     predict.predict(trained_run, paths, str(folder.parent / "x"), checkpoint="latest")
     assert asked == ["checkpoints/step-9-validated"]
@@ -218,10 +225,11 @@ class TestPredict:
 def test_command(trained_run, folder, capsys, tmp_path, monkeypatch):
   output_dir = str(tmp_path / "out")
   options = {"MODEL_DIR": trained_run, "OUTPUT_DIR": output_dir}
-  options.update(CHECKPOINT="", SCORE_THRESHOLD=0.9, MAX_IMAGE_PIXELS=None)
+  options.update(CHECKPOINT="", MAX_IMAGE_PIXELS=None)
   for name, value in options.items():
     flag = types.SimpleNamespace(value=value)
     monkeypatch.setattr(predict, name, flag, raising=False)
+  monkeypatch.setattr(predict, "SCORES", lambda: {"calibrate": False}, raising=False)
   predict.main(["predict", str(folder / "a.png"), str(folder / "notes.txt")])
   printed = capsys.readouterr().out
   assert "1 images written to" in printed

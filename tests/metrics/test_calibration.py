@@ -223,16 +223,17 @@ class TestCrossCalibrate:
 
 class TestReliability:
   def test_by_hand(self):
-    # Bins of two: (0.1 + 0.3) / 2 against 1/2, (0.6 + 0.8) / 2 against 1.
+    # (0.2 + 0.4) / 2 against 1/2; 0.8 and 1.0 against 1.
     found = reliability(
-      np.array([0.8, 0.1, 0.6, 0.3]), np.array([True, False, True, True]), num_bins=2
+      np.array([0.8, 0.2, 1.0, 0.4]), np.array([True, False, True, True]), num_bins=2
     )
-    assert found.mean_scores.tolist() == pytest.approx([0.2, 0.7])
+    assert found.mean_scores.tolist() == pytest.approx([0.3, 0.9])
     assert found.precisions.tolist() == [0.5, 1.0]
-    assert found.error == pytest.approx((2 * 0.3 + 2 * 0.3) / 4)
+    assert found.error == pytest.approx((2 * 0.2 + 2 * 0.1) / 4)
 
   def test_few_and_none(self):
-    assert reliability(np.array([0.25]), np.array([True])).error == 0.75
+    found = reliability(np.array([0.25]), np.array([True]))
+    assert (found.mean_scores.tolist(), found.error) == ([0.25], 0.75)
     found = reliability(np.zeros(0), np.zeros(0, bool))
     assert found.error is None and len(found.precisions) == 0
 

@@ -1,4 +1,4 @@
-"""A run's folder: whether one may begin there, its checkpoints, its thresholds."""
+"""A run's folder: whether one may begin there, its checkpoints."""
 
 import os
 import re
@@ -158,66 +158,6 @@ class TestFindCheckpoint:
       pass
     with pytest.raises(ValueError, match=r"best\.json is not valid JSON"):
       folder.find_checkpoint(model_dir)
-
-
-def change_best(model_dir, **values):
-  path = os.path.join(model_dir, "best.json")
-  files.write_json(path, {**files.read_json(path), **values})
-
-
-class TestLoadThresholds:
-  @pytest.fixture
-  def model_dir(self, trained_run, tmp_path):
-    """A run whose best checkpoint has thresholds that no other has."""
-    model_dir = str(tmp_path / "run")
-    shutil.copytree(trained_run, model_dir)
-    best = files.read_json(os.path.join(model_dir, "best.json"))
-    change_best(
-      model_dir, score_thresholds={**best["score_thresholds"], "overall": 0.123}
-    )
-    return model_dir
-
-  def test_of_the_best(self, model_dir, said):
-    assert folder.load_thresholds(model_dir).overall == 0.123
-    path = folder.find_checkpoint(model_dir)
-    assert folder.load_thresholds(model_dir, checkpoint=path).overall == 0.123
-    relative = os.path.relpath(path)
-    assert folder.load_thresholds(model_dir, checkpoint=relative).overall == 0.123
-    assert said == []
-
-  def test_of_a_validated_checkpoint_its_own(self, model_dir, said):
-    found = []
-    for path in folder.checkpoint_paths(model_dir):
-      validation = folder.read_record(path)["validation"]
-      found.append(folder.load_thresholds(model_dir, checkpoint=path))
-      assert found[-1].to_json() == validation["score_thresholds"]
-    assert len({thresholds.overall for thresholds in found}) == 2
-    assert said == []
-    # With no best one too, as when best/ was removed.
-    os.remove(os.path.join(model_dir, "best.json"))
-    again = folder.load_thresholds(model_dir, checkpoint=path)
-    assert again == found[-1]
-
-  def test_of_another_checkpoint_the_best_s_which_is_said(
-    self, model_dir, said, monkeypatch
-  ):
-    path = folder.checkpoint_paths(model_dir)[0]
-    record = folder.read_record(path)
-    # Of an earlier step than the checkpoint; before the first validation; none at all.
-    earlier = {**record, "step": record["step"] + 1}
-    for found in (earlier, {**record, "validation": None}, None):
-      monkeypatch.setattr(folder, "read_record", lambda _, found=found: found)
-      assert folder.load_thresholds(model_dir, checkpoint=path).overall == 0.123
-      assert f"{path} has no score thresholds of its own" in said[-1]
-      assert "those of the best checkpoint, epoch-" in said[-1]
-    assert len(said) == 3
-
-  def test_not_validated_yet(self, tmp_path):
-    files.write_json(str(tmp_path / "classes.json"), CLASSES._asdict())
-    with pytest.raises(ValueError, match=r"not validated yet.*--score_threshold"):
-      folder.load_thresholds(str(tmp_path))
-    given = folder.load_thresholds(str(tmp_path), 0.25)
-    assert given.per_class == {"cat": 0.25, "dog": 0.25}
 
 
 def test_a_record_is_all_of_a_run_but_its_tensors(trained_run):

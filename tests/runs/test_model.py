@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from ap_detect.runs import files, folder
+from ap_detect.runs import files, folder, scores
 from ap_detect.runs import model as model_lib
 from ap_detect.training import optimizers
 
@@ -214,11 +214,12 @@ class TestRunOfTheEarlierVersion:
 
   def test_its_thresholds(self, earlier_run, said):
     best = folder.find_checkpoint(earlier_run)
-    expected = folder.load_thresholds(earlier_run)
-    assert folder.load_thresholds(earlier_run, checkpoint=best) == expected
+    expected = scores.load_judgement(earlier_run)
+    assert expected.calibration is None
+    assert scores.load_judgement(earlier_run, best) == expected
     assert said == []
     latest = folder.find_checkpoint(earlier_run, "latest")
-    assert folder.load_thresholds(earlier_run, checkpoint=latest) == expected
+    assert scores.load_judgement(earlier_run, latest) == expected
     assert "epoch-2 has no score thresholds of its own" in said[0]
 
   def test_is_not_continued(self, earlier_run):

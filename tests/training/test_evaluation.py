@@ -16,9 +16,9 @@ from pycocotools.cocoeval import COCOeval
 from ap_detect import boxes as box_ops
 from ap_detect.data import augment, pipeline, shapes
 from ap_detect.data.records import DetectionDataset, ImageRecord
-from ap_detect.metrics import METRIC_NAMES, score_thresholds
+from ap_detect.metrics import METRIC_NAMES, ScoreCalibration, score_thresholds
 from ap_detect.models import retinanet
-from ap_detect.runs import files, folder
+from ap_detect.runs import files, scores
 from ap_detect.runs import model as model_lib
 from ap_detect.serving import saved_model
 from ap_detect.training import evaluation, evaluation_files
@@ -189,7 +189,7 @@ class TestEvaluateRun:
   def test_thresholds_do_not_cut(self, evaluated):
     model_dir, _ = evaluated
     results = files.read_json(os.path.join(model_dir, "eval", "val", "detections.json"))
-    lowest = min(folder.load_thresholds(model_dir).per_class.values())
+    lowest = min(scores.load_judgement(model_dir).thresholds.per_class.values())
     assert min(result["score"] for result in results) < lowest
     for image_id in (1, 2, 3, 4):  # max_detections of each, for no score is too low
       assert sum(result["image_id"] == image_id for result in results) == 100
@@ -223,7 +223,8 @@ class TestEvaluateRun:
     assert os.path.exists(os.path.join(model_dir, "eval", "val", "pictures", "1.png"))
 
 
-def test_keep_confident_goes_by_class():
+@pytest.mark.parametrize("is_calibrated", [True, False])
+def test_what_is_shown_goes_by_class(is_calibrated):
   found = evaluation.ImageDetections(
     np.arange(12, dtype=np.float32).reshape(3, 4),
     np.array([0.9, 0.5, 0.5], np.float32),
@@ -232,7 +233,14 @@ def test_keep_confident_goes_by_class():
   thresholds = score_thresholds.ScoreThresholds(
     0.6, 1.0, {"a": 0.6, "b": 0.5}, {"a": 1.0, "b": 1.0}
   )
-  kept = evaluation.keep_confident(found, ["a", "b"], thresholds)
-  assert kept.scores.tolist() == pytest.approx([0.9, 0.5])
+  calibration = None
+  if is_calibrated:
+    calibration = ScoreCalibration((0.5, 0.9), (0.55, 0.8))
+  shown = scores.ShownScores(calibration, thresholds)
+  kept = evaluation.to_shown(found, ["a", "b"], shown)
+  expected = [0.8, 0.55] if is_calibrated else [0.9, 0.5]
+  assert kept.scores.tolist() == pytest.approx(expected)
+  assert kept.scores.dtype == np.float32
+  assert found.scores.tolist() == pytest.approx([0.9, 0.5, 0.5])
   assert kept.classes.tolist() == [1, 2]
   assert json.loads(json.dumps(kept.boxes.tolist())) == [[0, 1, 2, 3], [8, 9, 10, 11]]

@@ -12,9 +12,10 @@ import tensorflow as tf
 from PIL import Image
 
 from ap_detect.data import shapes
-from ap_detect.metrics import evaluate_voc
+from ap_detect.metrics import Outcomes, ScoreCalibration, ScoreThresholds, evaluate_voc
+from ap_detect.metrics.calibration import cross_calibrate
 from ap_detect.runs import data as data_lib
-from ap_detect.runs import files
+from ap_detect.runs import files, scores
 from ap_detect.runs import folder as folder_lib
 from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation, evaluation_files
@@ -46,12 +47,9 @@ def evaluate(make_config, tmp_path, monkeypatch, capsys):
       make_config(), classes, None, None, "the/checkpoint"
     )
 
-    def has_no_thresholds(*_, **__):
-      raise ValueError
-
     monkeypatch.setattr(model_lib, "restore", lambda *_, **__: restored)
     monkeypatch.setattr(data_lib, "open_split", lambda *_, **__: dataset)
-    monkeypatch.setattr(folder_lib, "load_thresholds", has_no_thresholds)
+    monkeypatch.setattr(scores, "load_judgement", lambda *_: None)
     monkeypatch.setattr(evaluation, "Evaluator", StandIn)
     returned = evaluation_files.evaluate_run(str(tmp_path), split=split)
     folder = tmp_path / "eval" / split.replace("/", "_")
@@ -90,7 +88,7 @@ def test_voc_data(evaluate):
 
 def test_coco_data_have_charts_and_no_figures_of_voc(evaluate):
   _, folder, printed = evaluate(shapes.make_shapes("val", num_images=4))
-  for name in ("precision_recall.png", "confusion.png"):
+  for name in ("precision_recall.png", "confusion.png", "reliability.png"):
     path = os.path.join(folder, name)
     assert path in printed
     with Image.open(path) as picture:
@@ -130,6 +128,76 @@ def test_coco_data_without_labels(evaluate):
   assert returned is None
   assert os.listdir(folder) == ["detections.json"]
   assert "VOC" not in printed
+
+
+class TestCalibrationError:
+  def judge(self, *, fitted_here, calibration):
+    """Of 300 detections of 30 images, and those of class b from 0.5 on shown."""
+    rng = np.random.default_rng(0)
+    outcomes = Outcomes(
+      scores=rng.random(300),
+      hits=rng.random(300) < 0.5,
+      classes=rng.integers(1, 3, 300),
+      images=np.arange(300) // 10,
+      num_objects=np.array([100, 100]),
+    )
+    thresholds = ScoreThresholds(0.5, 1.0, {"a": 0.99, "b": 0.5}, {"a": 1.0, "b": 1.0})
+    judgement = scores.Judgement(thresholds, calibration, None)
+    return outcomes, evaluation_files.judge_scores(
+      outcomes, ["a", "b"], judgement, fitted_here=fitted_here
+    )
+
+  @pytest.mark.parametrize("fitted_here", [True, False])
+  def test_of_all_and_of_those_shown(self, fitted_here):
+    calibration = ScoreCalibration((0.01, 0.99), (0.4, 0.6))
+    outcomes, found = self.judge(fitted_here=fitted_here, calibration=calibration)
+    by_name = {"raw": outcomes.scores, "calibrated": calibration(outcomes.scores)}
+    if fitted_here:
+      by_name["calibrated"] = cross_calibrate(outcomes)
+    is_shown = outcomes.scores >= np.where(outcomes.classes == 2, 0.5, 0.99)
+    assert 50 < is_shown.sum() < 150
+    for part, kept in (("all", outcomes.scores >= 0), ("shown", is_shown)):
+      assert list(found[part]) == ["raw", "calibrated"]
+      for name, values in by_name.items():
+        # Ten bins, one by one.
+        error = 0.0
+        for low in np.arange(10) / 10:
+          here = kept & (values >= low) & (values < low + 0.1)
+          error += abs(values[here].sum() - outcomes.hits[here].sum())
+        assert found[part][name].error == pytest.approx(error / kept.sum())
+      assert found[part]["calibrated"].error < found[part]["raw"].error
+
+  def test_no_calibration(self):
+    _, found = self.judge(fitted_here=False, calibration=None)
+    assert [list(by_name) for by_name in found.values()] == [["raw"], ["raw"]]
+
+  def test_is_printed_and_written(self, evaluate):
+    _, folder, printed = evaluate(shapes.make_shapes("val", num_images=4))
+    errors = files.read_json(os.path.join(folder, "metrics.json"))["calibration_error"]
+    assert list(errors) == ["all", "shown"]
+    (line,) = [line for line in printed.splitlines() if line.startswith("calibration ")]
+    for by_name in errors.values():
+      assert by_name["raw"] == pytest.approx(0.25)  # all right, at 0.75
+      assert by_name["calibrated"] < 0.15
+      assert f"0.2500 raw, {by_name['calibrated']:.4f} calibrated" in line
+
+
+def test_files_stay_raw_and_pictures_are_calibrated(evaluate, monkeypatch):
+  drawn = []
+  original = evaluation_files.draw_found
+  monkeypatch.setattr(
+    evaluation_files,
+    "draw_found",
+    lambda pixels, found, names: drawn.append(found) or original(pixels, found, names),
+  )
+  found, folder, _ = evaluate(shapes.make_shapes("val", num_images=4))
+  results = files.read_json(os.path.join(folder, "detections.json"))
+  assert {result["score"] for result in results} == {0.75}
+  expected = float(found.calibration(0.75))
+  assert expected > 0.8
+  scores_drawn = np.concatenate([image.scores for image in drawn])
+  assert len(scores_drawn) > 0
+  assert scores_drawn == pytest.approx(np.full(len(scores_drawn), expected))
 
 
 def test_validation_shows_charts_in_tensorboard(trained_run):

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from ap_detect.data import shapes
+from ap_detect.metrics import OperatingPoints, ScoreCalibration, ScoreThresholds
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import folder
 from ap_detect.runs import model as model_lib
@@ -335,6 +336,33 @@ class TestTheBest:
     with pytest.raises(PermissionError):
       validator.judge_best()
     assert record.best == {"checkpoint": "epoch-1"}
+
+  def test_one_without_a_calibration(self, base, trained_run, said):
+    """As an earlier version left it."""
+    best = read_json(f"{trained_run}/best.json")
+    earlier = {name: best[name] for name in best if name != "calibration"}
+    record, restored = types.SimpleNamespace(best=earlier), []
+    calibration = ScoreCalibration((0.1, 0.9), (0.2, 0.8))
+    judged = types.SimpleNamespace(
+      metrics={"AP": 0.5},
+      score_thresholds=ScoreThresholds(0.5, 1.0, {}, {}),
+      calibration=calibration,
+      operating_points=OperatingPoints((), (), ()),
+    )
+    config = folder.load_config(trained_run)
+    validator = validation.Validator(
+      trained_run,
+      types.SimpleNamespace(record=record, restore_weights=restored.append),
+      types.SimpleNamespace(evaluate=lambda dataset: (judged, None, None)),
+      data_lib.open_split(config, "val", shapes.CLASS_NAMES),
+      writer=None,
+      config=config,
+    )
+    record.best = validator.judge_best()
+    assert restored == [f"{trained_run}/best/{best['checkpoint']}"]
+    assert record.best["calibration"] == calibration.to_json()
+    assert "for its scores were not calibrated: AP 0.500" in said[-1]
+    assert validator.judge_best() is record.best
 
   def test_speed_alone_changes_nothing(self, base, run_dir, said):
     trainer.train(base({"eval.batch_size": 2, "eval.num_pictures": 1}), run_dir)

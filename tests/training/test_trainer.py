@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from ap_detect.metrics import METRIC_NAMES
 from ap_detect.runs import data as data_lib
-from ap_detect.runs import files, folder
+from ap_detect.runs import files, folder, scores
 from ap_detect.training import loop, restarts, schedules, state, trainer, validation
 from ap_detect.training import step as step_lib
 from ap_detect.training.classification_losses import with_defaults
@@ -146,7 +146,7 @@ class TestFolder:
     assert best["checkpoint"] == f"epoch-{best['epoch']}"
     index = os.path.join(trained_run, "best", f"{best['checkpoint']}.index")
     assert os.path.exists(index)
-    thresholds = folder.load_thresholds(trained_run)
+    thresholds = scores.load_judgement(trained_run).thresholds
     names = folder.load_classes(trained_run).names
     assert tuple(thresholds.per_class) == names
     assert all(0 < at < 1 for at in thresholds.per_class.values())
