@@ -33,6 +33,7 @@ setup(
     "absl-py",
     "ml_collections",
     "defusedxml",
+    "PyYAML",
     "Pillow>=10.1",
     # The first that numpy 1 and 2 can both import; Python 3.9 has 3.9.4.
     "matplotlib>=3.9",

@@ -19,7 +19,7 @@ from ap_detect.config_rules import (
   positive,
 )
 
-DATA_FORMATS = ("auto", "voc", "coco", "tfrecord", "shapes")
+DATA_FORMATS = ("auto", "voc", "coco", "yolo", "csv", "tfrecord", "shapes")
 AUGMENTATIONS = ("zoom", "ssd")
 BOX_LOSSES = ("smooth_l1", "l1", "giou")
 BOX_LOSS_NORMALIZERS = ("replica", "global")
@@ -60,6 +60,7 @@ _factor_range = Rule(
   lambda ends: len(ends) == 2 and 0 < ends[0] <= ends[1],
   "be (low, high) with 0 < low <= high",
 )
+_share = Rule(lambda value: 0 <= value < 1, "lie in [0, 1)")
 _score = Rule(lambda value: 0 <= value < 1, "lie in [0, 1)")
 _test_scales = Rule(
   _are_test_scales, "be of the form '500/833', the shorter side first"
@@ -137,12 +138,26 @@ class DataConfig:
 
   format: str = field(
     "auto",
-    "Format of the dataset. 'auto' detects it from the folder; 'tfrecord' is what "
-    "commands.write_tfrecords writes; 'shapes' are synthetic images.",
+    "Format of the dataset. 'auto' detects it from the folder; 'voc' are XML files, with "
+    "or without VOC's lists of splits; 'tfrecord' is what write_tfrecords writes; "
+    "'shapes' are synthetic images.",
     one_of(DATA_FORMATS),
   )
   root: str = field(
     "", "Folder of the dataset; 'shapes' needs none.", local_path, may_change=True
+  )
+  annotations: str = field(
+    "",
+    "File or folder that annotations are looked for in, relative to root or absolute; "
+    "{split} in it stands for the split. '' for anywhere below root.",
+    local_path,
+    may_change=True,
+  )
+  images: str = field(
+    "",
+    "Folder that images are looked for in, likewise; '' for anywhere below root.",
+    local_path,
+    may_change=True,
   )
   train_split: str = field(
     "train",
@@ -153,6 +168,18 @@ class DataConfig:
   )
   val_split: str = field(
     "val", "Split to validate on, written like train_split.", _split_name
+  )
+  holdout_share: float = field(
+    0.2,
+    "Part of the training images that is held out to validate on where there is no "
+    "val_split, always the same ones; 0 for none.",
+    _share,
+  )
+  unannotated_are_negatives: bool = field(
+    False,
+    "Whether images without annotation, or with an empty XML file, are images without "
+    "objects. Otherwise such an image is an error where a list names it, and is not read "
+    "where none does.",
   )
   class_names: tuple[str, ...] = field(
     (), "Names of the classes 1..K in order; () for all that the data has."
@@ -212,7 +239,8 @@ class DataConfig:
   skip_faulty: bool = field(
     False,
     "Whether invalid images and annotations are skipped, counted and reported, "
-    "instead of being an error.",
+    "instead of being an error. Where an invalid object is known to be is ignored; its "
+    "image is left out where that is not known.",
     may_change=True,
   )
   service_address: str = field(

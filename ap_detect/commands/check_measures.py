@@ -203,11 +203,6 @@ def cover_classes(split: Split, positive_iou: float) -> list[ClassCoverage]:
   return [ClassCoverage(*item, int(covered[k])) for k, item in enumerate(counts, 1)]
 
 
-def are_relative(split: Split) -> bool:
-  """Whether no coordinate exceeds 1, as where boxes are shares of their image."""
-  return bool(split.objects.boxes.max() <= 1)
-
-
 def find_crowded(split: Split, most: int) -> list[tuple[int | str, int]]:
   """(image id, number of objects) of the images with more than `most`; most first."""
   counts = [(item.image_id, len(item.boxes)) for item in split.dataset.records]

@@ -55,8 +55,8 @@ def _numbers(findings):
         "name": split.name,
         **summary.count(split.dataset),
         "skipped": list(split.dataset.skipped),
+        "notes": list(_describe_reading(split)),
         "exif_orientations": split.orientations,
-        "relative_coordinates": check_measures.are_relative(split),
         "crowded_images": [
           {"image_id": image_id, "objects": count}
           for image_id, count in check_measures.find_crowded(split, most)
@@ -156,6 +156,14 @@ def _class_cells(item):
   return item.objects, item.images, "-" if item.share is None else f"{item.share:.1%}"
 
 
+def _describe_reading(split):
+  """What was read otherwise than it is written."""
+  clipped = sum(record.num_clipped for record in split.dataset.records)
+  if clipped:
+    yield f"{clipped} boxes reach past an edge of their image and are clipped"
+  yield from split.dataset.notes
+
+
 def _notes(findings):
   """What is valid, but perhaps not what was meant."""
   config = findings.config
@@ -169,11 +177,8 @@ def _notes(findings):
         f"{sum(orientations.values())} images of {split.role} are turned or mirrored by "
         f"their EXIF orientation ({numbers})."
       )
-    if check_measures.are_relative(split):
-      yield (
-        f"No coordinate in {split.role} exceeds 1: are the boxes given as shares of "
-        "their image, instead of in pixels?"
-      )
+    for line in _describe_reading(split):
+      yield f"In {split.role}, {line}."
     most = config.eval.max_detections
     crowded = check_measures.find_crowded(split, most)
     if crowded:

@@ -254,7 +254,9 @@ def _example_loader(dataset):
   boxes = tf.constant(
     np.concatenate([r.boxes.reshape(-1, 4) for r in records]), tf.float32
   )
-  classes = tf.constant(np.concatenate([r.classes for r in records]), tf.int32)
+  # An ignored object of unknown class is one of any; 0 is padding.
+  known = np.maximum(np.concatenate([r.classes for r in records]), 1)
+  classes = tf.constant(known, tf.int32)
   ignored = tf.constant(np.concatenate([r.ignored for r in records]), tf.bool)
 
   def load(index):

@@ -58,17 +58,20 @@ class ImageRecord:
       [H, W, 3] uint8 RGB.
     height: of the image as it is decoded, in pixels.
     width: likewise.
-    boxes: [G, 4] float32, yxyx, pixels of the image.
-    classes: [G] int32, 1..K.
-    ignored: [G] bool; VOC's difficult or COCO's crowd objects, which neither training
-      nor evaluation counts for or against a detector.
-    areas: [G] float32, squared pixels, for COCO's small/medium/large: the
+    boxes: [G, 4] float64, yxyx, pixels of the image.
+    classes: [G] int32, 1..K; 0 for ignored objects of which the class is not known,
+      which are ignored for all classes.
+    ignored: [G] bool; VOC's difficult or COCO's crowd objects, and the invalid ones that
+      were to be skipped, which neither training nor evaluation counts for or against a
+      detector.
+    areas: [G] float64, squared pixels, for COCO's small/medium/large: the
       annotation's own area (of the mask) in COCO, the box's area elsewhere.
     header: the image file's; None for pixels in memory.
     exif_orientation: whether the image is turned as its EXIF data says; the same for
       all records of a dataset.
     boxes_were_turned: whether the annotation was of the image as stored, and the boxes
       were turned with it.
+    num_clipped: how many boxes were clipped to the image by more than a pixel.
   """
 
   image_id: int | str
@@ -82,6 +85,7 @@ class ImageRecord:
   header: image_headers.Header | None = None
   exif_orientation: bool = True
   boxes_were_turned: bool = False
+  num_clipped: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -99,6 +103,7 @@ class DetectionDataset:
     skipped: what was left out, one line each; empty unless skipping was asked for.
     has_labels: whether the images are annotated. If not, as in a public test split,
       records without objects say nothing, and can be neither trained nor scored on.
+    notes: what was read otherwise than it is written, a line for each kind.
   """
 
   records: tuple[ImageRecord, ...]
@@ -107,6 +112,7 @@ class DetectionDataset:
   ignored_are_crowds: bool
   skipped: tuple[str, ...] = ()
   has_labels: bool = True
+  notes: tuple[str, ...] = ()
 
 
 def for_training(dataset, *, drop_empty=False, drop_ignored=False):

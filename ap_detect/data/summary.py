@@ -17,8 +17,8 @@ class Objects(NamedTuple):
   Attributes:
     image_index: [G] place of each object's image in the dataset's records.
     classes: [G], 1..K.
-    boxes: [G, 4] float32, yxyx, pixels of the image.
-    placed_boxes: [G, 4] float32, yxyx, pixels of the network's input.
+    boxes: [G, 4] float64, yxyx, pixels of the image.
+    placed_boxes: [G, 4] float64, yxyx, pixels of the network's input.
   """
 
   image_index: np.ndarray
@@ -52,6 +52,9 @@ def describe_images(records) -> list[str]:
     "PNGs of 16 bits are each scaled by the smallest 2^n - 1 that holds the image's "
     "maximum": formats.count(image_headers.DEEP_PNG),
     "images are converted to PNG": formats.count(image_headers.CONVERTED),
+    "boxes reach past an edge of their image and are clipped": sum(
+      record.num_clipped for record in records
+    ),
   }
   return [f"{number} {text}" for text, number in numbers.items() if number]
 

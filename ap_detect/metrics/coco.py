@@ -202,10 +202,11 @@ def _sort_key(image_id: int | str) -> tuple[bool, int | str]:
 
 
 def _truth_annotations(dataset, image_index) -> list[dict[str, Any]]:
+  num_classes = len(dataset.class_names)
   return [
     {
       "image_id": image_index[record.image_id],
-      "category_id": int(class_id),
+      "category_id": int(category),
       "bbox": bbox,
       "area": float(area),
       "iscrowd": int(ignored),
@@ -214,6 +215,8 @@ def _truth_annotations(dataset, image_index) -> list[dict[str, Any]]:
     for bbox, class_id, area, ignored in zip(
       _boxes_xywh(record.boxes).tolist(), record.classes, record.areas, record.ignored
     )
+    # Class 0 is ignored in all classes.
+    for category in ([class_id] if class_id else range(1, num_classes + 1))
   ]
 
 

@@ -253,7 +253,8 @@ def _most_overlapped(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """(overlaps, indices of the objects, overlaps with crowds), [D] each, in one image."""
   overlaps = results_lib.overlaps(record, boxes, ignored_are_crowds=ignored_are_crowds)
-  overlaps[classes[:, np.newaxis] != record.classes] = 0
+  is_other = (classes[:, np.newaxis] != record.classes) & (record.classes > 0)
+  overlaps[is_other] = 0
   crowds = record.ignored & ignored_are_crowds
   crowd_overlaps = np.where(crowds, overlaps, 0).max(-1)
   overlaps[:, crowds] = 0

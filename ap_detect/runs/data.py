@@ -42,17 +42,24 @@ def open_split(
     DataError: faults in the data, all that were found.
   """
   data, is_known = config.data, False
-  read = functools.partial(
-    _read_split, data, split, tuple(class_names), convertible=convertible
-  )
-  if memory is None or data.format == "shapes":
-    dataset = read()
-  else:
-    options = [dataclasses.asdict(data), list(class_names)]
-    # A list of images may lie anywhere; the rest is below the root.
-    lists = [part.partition("@")[2] for part in split.split("+") if "@" in part]
-    sources = [data.root, *(os.path.join(data.root, path) for path in lists)]
-    dataset, is_known = memory.read(split, options, sources, read)
+  part = _find_part(data, split)
+
+  def read(class_names):
+    read_whole = functools.partial(
+      _read_split, data, part.split, class_names, convertible=convertible
+    )
+    if memory is None or data.format == "shapes":
+      return read_whole(), False
+    options = [dataclasses.asdict(data), class_names]
+    return memory.read(part.split, options, _sources(data, part.split), read_whole)
+
+  # What is held out of the training split is read with it, and once.
+  wanted = tuple(class_names)
+  dataset, is_known = read(() if part.kind == "held out" else wanted)
+  if wanted and dataset.class_names != wanted:
+    dataset, is_known = read(wanted)
+  count = len(dataset.records)
+  dataset = splits.take(dataset, part.kind, data.holdout_share)
   for line in dataset.skipped:
     logging.warning("skipped: %s", line)
   logging.info(
@@ -65,9 +72,48 @@ def open_split(
     f"; {len(dataset.skipped)} faults skipped" if dataset.skipped else "",
     "; nothing changed since they were checked" if is_known else "",
   )
-  for line in summary.describe_images(dataset.records):
+  if part.kind == "held out":
+    line = (
+      f"these images are held out of the {count} of {part.split}, which is trained on "
+      f"without them, for there is no other to validate on (data.holdout_share="
+      f"{data.holdout_share:g})"
+    )
+    dataset = dataclasses.replace(dataset, notes=(line, *dataset.notes))
+    if memory is not None:
+      memory.write_list(folder.HELD_OUT, [r.image_id for r in dataset.records])
+  for line in (*dataset.notes, *summary.describe_images(dataset.records)):
     logging.info("%s: %s", split, line)
   return dataset
+
+
+def _find_part(data, split):
+  """splits.Part that a split means."""
+  if data.format == "shapes":
+    return splits.Part(split, "all")
+  return splits.find_part(
+    data.root,
+    split,
+    train_split=data.train_split,
+    val_split=data.val_split,
+    holdout_share=data.holdout_share,
+    **_places(data),
+  )
+
+
+def _places(data):
+  return {
+    "data_format": data.format,
+    "annotations": data.annotations,
+    "images": data.images,
+  }
+
+
+def _sources(data, split):
+  """Files and folders that a split is read from: below the root, but for those named."""
+  lists = [part.partition("@")[2] for part in split.split("+") if "@" in part]
+  named = [path.partition("{split}")[0] for path in (data.annotations, data.images)]
+  others = [os.path.join(data.root, path) for path in (*lists, *named) if path]
+  return [data.root, *others]
 
 
 def _read_split(data, split, class_names, **options):
@@ -79,10 +125,11 @@ def _read_split(data, split, class_names, **options):
       image_size_px=data.shapes_size_px,
       seed=data.shapes_seed,
     )
-  return splits.read_split(
+  return splits.read_whole(
     data.root,
     split,
-    data_format=data.format,
+    **_places(data),
+    unannotated_are_negatives=data.unannotated_are_negatives,
     voc_one_based_inclusive=data.voc_one_based_inclusive,
     class_names=class_names or data.class_names or None,
     skip_faulty=data.skip_faulty,

@@ -47,6 +47,8 @@ CONFIG, CLASSES, HISTORY, BEST, CHANGES = (
 METRICS, TRAINING_CHART = "metrics.csv", "training.png"
 CHECKPOINTS, BEST_CHECKPOINTS, TENSORBOARD = "checkpoints", "best", "tensorboard"
 SAMPLES, DATA = "samples", "data"
+# In DATA: the images held out of the training split, one id a line.
+HELD_OUT = "held_out.txt"
 
 # What a run leaves behind that must not be lost or mixed with another's.
 _RESULTS = (HISTORY, BEST, METRICS, BEST_CHECKPOINTS, TENSORBOARD, "eval")

@@ -38,6 +38,7 @@ class Memory:
   def __init__(self, model_dir: str):
     self._model_dir = model_dir
     self._unsaved: dict[str, tuple[str, DetectionDataset]] = {}
+    self._lists: dict[str, Sequence[object]] = {}
 
   def read(
     self,
@@ -63,6 +64,8 @@ class Memory:
     path = os.path.join(
       self._model_dir, folder.DATA, f"{split.replace(os.sep, '_')}.npz"
     )
+    if self._unsaved.get(path, ("",))[0] == key:
+      return self._unsaved[path][1], False
     dataset = _load(path, key)
     if dataset is not None:
       return dataset, True
@@ -70,18 +73,32 @@ class Memory:
     self._unsaved[path] = key, dataset
     return dataset, False
 
+  def write_list(self, name: str, values: Sequence[object]) -> None:
+    """Has `save` write a text file with a line for each value beside the data."""
+    self._lists[name] = values
+
   def save(self) -> None:
     """Writes what was read anew into the run's folder, which need not be possible."""
-    for path, (key, dataset) in self._unsaved.items():
+    top = os.path.join(self._model_dir, folder.DATA)
+    writes: list[tuple[Callable, str, object]] = [
+      (files.write_arrays, path, _to_arrays(key, dataset))
+      for path, (key, dataset) in self._unsaved.items()
+    ]
+    writes += [
+      (files.write_text, os.path.join(top, name), "".join(f"{v}\n" for v in values))
+      for name, values in self._lists.items()
+    ]
+    for write, path, content in writes:
       try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        files.write_arrays(path, _to_arrays(key, dataset))
+        os.makedirs(top, exist_ok=True)
+        write(path, content)
       except OSError as error:
         logging.warning(
           "the next start will read and check the data again: %s",
           errors.describe(error),
         )
     self._unsaved.clear()
+    self._lists.clear()
 
 
 def fingerprint(paths: Sequence[str], *, but: str = "") -> str:

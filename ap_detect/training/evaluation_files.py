@@ -160,7 +160,7 @@ def draw_comparison(record, found, class_names, shown):
     [H', W', 3] uint8.
   """
   pixels = load_pixels(record)
-  labels = [class_names[k - 1] for k in record.classes]
+  labels = [class_names[k - 1] if k else "" for k in record.classes]
   truth = drawing.draw_detections(pixels, record.boxes, labels, classes=record.classes)
   found = evaluation_lib.to_shown(found, class_names, shown)
   return drawing.side_by_side(truth, draw_found(pixels, found, class_names))

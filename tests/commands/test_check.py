@@ -217,9 +217,13 @@ class TestNotes:
     assert numbers["would_start"] is True
     for split in numbers["splits"].values():
       assert split["exif_orientations"] == {}
-      assert split["relative_coordinates"] is False
       assert split["crowded_images"] == []
-    for words in ("EXIF", "exceeds 1", "are used in neither", "eval.max_detections"):
+    for words in (
+      "EXIF",
+      "look relative",
+      "are used in neither",
+      "eval.max_detections",
+    ):
       assert words not in text
 
   def test_orientations(self, folder, config_of, tmp_path):
@@ -237,12 +241,11 @@ class TestNotes:
   def test_relative_coordinates(self, folder, config_of, tmp_path):
     content = read_annotations(folder, "train")
     for item in content["annotations"]:
-      item["bbox"] = [value / 100 for value in item["bbox"]]
+      item["bbox"] = [value / 1000 for value in item["bbox"]]
     write_annotations(folder, "train", content)
-    text, numbers = self.report(config_of(folder), tmp_path)
-    assert numbers["splits"]["training"]["relative_coordinates"] is True
-    assert "No coordinate in training exceeds 1" in text
-    assert "No coordinate in validation" not in text
+    text, refusal = check.check(config_of(folder), str(tmp_path / "out"))
+    assert "they look relative to the image's size" in text
+    assert len(refusal.faults) == 1
 
   def test_images_in_no_split(self, folder, config_of, tmp_path):
     os.makedirs(os.path.join(folder, "more"))

@@ -17,14 +17,14 @@ from ap_detect.runs import memory as memory_lib
 
 @pytest.fixture
 def config(make_config, tmp_path):
-  """Of a folder in COCO layout, with a broken box in "train"."""
+  """Of a folder in COCO layout, with a box far past an edge in "train"."""
   root = tmp_path / "root"
   for split in ("train", "val"):
     made = shapes.make_shapes(split, num_images=3, image_size_px=(64, 64))
     shapes.write_shapes(made, str(root), split)
   path = root / "annotations/instances_train.json"
   content = json.loads(path.read_text())
-  content["annotations"][1]["bbox"] = [5, 5, -1, -1]
+  content["annotations"][1]["bbox"] = [40, 5, 40, 9]
   path.write_text(json.dumps(content))
   changes = {"data.format": "auto", "data.root": str(root), "data.skip_faulty": True}
   return make_config(changes)
@@ -33,13 +33,13 @@ def config(make_config, tmp_path):
 @pytest.fixture
 def num_reads(monkeypatch):
   """List of the splits that were read, not remembered."""
-  done, read = [], splits.read_split
+  done, read = [], splits.read_whole
 
   def count(root, split, **options):
     done.append(split)
     return read(root, split, **options)
 
-  monkeypatch.setattr(splits, "read_split", count)
+  monkeypatch.setattr(splits, "read_whole", count)
   return done
 
 

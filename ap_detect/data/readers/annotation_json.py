@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import mmap
+import re
 from typing import IO, Any
 
 
@@ -43,3 +46,63 @@ def _is_box(bbox):
     and bbox[2] > 0
     and bbox[3] > 0
   )
+
+
+_LISTS = re.compile(rb'"(images|annotations|categories)"\s*:\s*\[')
+_CATEGORIES = re.compile(rb'"categories"\s*:\s*(?=\[)')
+_BEFORE_OBJECT = b"\xef\xbb\xbf \t\r\n"
+
+
+def is_coco(path: str) -> bool:
+  """Whether a file looks like COCO's: an object with two of its three lists.
+
+  It is not parsed, for it may be large.
+  """
+  try:
+    with _map(path) as content:
+      found = set()
+      if content[:64].lstrip(_BEFORE_OBJECT).startswith(b"{"):
+        for match in _LISTS.finditer(content):
+          found.add(match[1])
+          if len(found) == 2:
+            return True
+  except (OSError, ValueError):
+    pass  # nothing there
+  return False
+
+
+def read_categories(path: str) -> list[Any]:
+  """The list of categories in a file, without reading the rest of it.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it has no such list of objects.
+  """
+  with _map(path) as content:
+    for match in _CATEGORIES.finditer(content):
+      items = _decode_list(content, match.end())
+      if items and all(isinstance(item, dict) for item in items):
+        return items
+  raise ValueError("has no list of categories")
+
+
+@contextlib.contextmanager
+def _map(path):
+  """A file's bytes, read as they are asked for; ValueError where it is empty."""
+  with open(path, "rb") as file:
+    content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+  with content:
+    yield content
+
+
+def _decode_list(content, start):
+  """The JSON list that begins at a place; None where there is none."""
+  length = 2**16
+  while True:
+    text = content[start : start + length].decode("utf-8", errors="replace")
+    try:
+      return json.JSONDecoder().raw_decode(text)[0]
+    except ValueError:
+      if start + length >= len(content):
+        return None
+      length *= 4

@@ -1,141 +1,205 @@
-"""Reads detection data in COCO's JSON format."""
+"""Reads detection data in COCO's JSON format, wherever the file and its images lie."""
 
 from __future__ import annotations
 
+import collections
 import functools
-import glob
+import math
 import os
+import re
+from typing import NamedTuple
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
-from ap_detect.data.readers import annotation_json, folders, image_files, image_lists
+from ap_detect.data.readers import (
+  annotation_json,
+  folders,
+  image_files,
+  image_lists,
+  split_names,
+)
+from ap_detect.data.readers.listing import Listing
 from ap_detect.data.records import DataError, DetectionDataset
 
-# Paths of a split's annotations: COCO's own, its shorter form, Roboflow's, and COCO's
-# for images without labels.
+# What a split's file is called, best first: COCO's own, its shorter form, Roboflow's, and
+# COCO's for images without labels. Other files may be anywhere, of any name.
 _LAYOUTS = (
-  ("annotations", "instances_{}.json"),
-  ("annotations", "{}.json"),
-  ("{}", "_annotations.coco.json"),
-  ("annotations", "image_info_{}.json"),
+  re.compile(r"(?:.*/)?annotations/instances_(?P<split>[^/]+)\.json", re.IGNORECASE),
+  re.compile(
+    r"(?:.*/)?annotations/(?!image_info_)(?P<split>[^/]+)\.json", re.IGNORECASE
+  ),
+  re.compile(r"(?:(?:.*/)?(?P<split>[^/]+)/)?_annotations\.coco\.json", re.IGNORECASE),
+  re.compile(r"(?:.*/)?annotations/image_info_(?P<split>[^/]+)\.json", re.IGNORECASE),
 )
-_PREFIXES = ("instances_", "image_info_")
+_OTHER = len(_LAYOUTS)
+_WANTED = (
+  "annotations/instances_{0}.json, annotations/{0}.json, {0}/_annotations.coco.json, "
+  "annotations/image_info_{0}.json, and any other file with lists of images, "
+  "annotations and categories whose name or folder has {0!r} in it"
+)
 
 _PROBED_IMAGES = 20
 
+# A file without any of its own, such as images alone, has folders of these names.
+_IMAGE_FOLDERS = ("images", "data")
+
 _LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+class _File(NamedTuple):
+  """A file of annotations.
+
+  Attributes:
+    path: of the file.
+    layout: index into _LAYOUTS, or _OTHER.
+    split: the name of its split, by the file's or its folder's name.
+  """
+
+  path: str
+  layout: int
+  split: str
 
 
 def read_coco(
   root,
   split,
   *,
-  annotations=None,
-  images=None,
   image_list=None,
   class_names=None,
   skip_faulty=False,
+  listing=None,
   **image_options,
 ):
   """One split of a dataset in COCO's format.
 
   Args:
     root: folder of the dataset. Faults name files relative to it.
-    split: the annotations are, first found first, root/annotations/
-      instances_<split>.json or <split>.json, root/<split>/_annotations.coco.json,
-      root/annotations/image_info_<split>.json, or the only file that has one of these
-      names with <split>*, so that "train" finds train2017. The images are in
-      root/<split>, root/images/<split>, root/images or root, whichever has most of
-      those that the annotations name; those of COCO's test-dev may be in test's folder.
-    annotations: path of the JSON file, where it lies elsewhere. An image_info_*.json
-      need not have annotations: the split is then read without labels.
-    images: folder of the images, where it lies elsewhere.
+    split: the annotations are, first found first and at any depth,
+      annotations/instances_<split>.json or annotations/<split>.json,
+      <split>/_annotations.coco.json, annotations/image_info_<split>.json, or any file
+      that looks like COCO's and has the split in its name or folders; "train" finds
+      train2017 too, and the only file there is. The images are looked for in <split>,
+      images/<split> and other usual folders, whichever has most of those that the
+      annotations name (those of COCO's test-dev in test's), and what is not there
+      anywhere below the root by its name, however its path was written.
     image_list: path of a text file that names the images to take out of the split, one
       id, file name or stem a line; no other image, and none of its annotations, is
       looked at. None takes all.
-    class_names: names of classes 1..K, out of the file's categories; an annotation of
-      any other is then a fault. None takes all categories, in the order of their ids.
+    class_names: names of classes 1..K, out of the categories; an annotation of any
+      other is then a fault. None takes all categories of all splits, united by their
+      names, in the order of their ids.
     skip_faulty: whether faulty annotations and images are left out and reported,
-      instead of raising. What concerns the whole file is raised all the same.
+      instead of raising; see image_files.make_records. What concerns the whole file is
+      raised all the same.
+    listing: Listing of the root, where there is one already.
     **image_options: check_images, max_image_pixels, exif_orientation and convertible,
       see image_files.make_records.
 
   Returns:
     DetectionDataset, with the file's image ids. Images without annotations are
-    kept; crowds are ignored; areas are the file's, where it has them; boxes up to 1
-    pixel outside their image are clipped.
+    kept; crowds are ignored; areas are the file's, where it has them; boxes that reach
+    past an edge of their image are clipped. What an annotation lacks its polygon gives; one
+    with an empty box and no polygon is none. An image_info_*.json need not have
+    annotations: the split is then read without labels.
 
   Raises:
     DataError: lists all faults, each with file, annotation and reason.
     ValueError: class_names has a name twice.
   """
-  root = os.fspath(root)
-  path, split = _find_annotations(root, split, annotations)
-  source = os.path.relpath(path, root)
-  content = _read_json(path, source)
+  listing = listing or Listing(root)
+  files = find_files(listing)
+  file = _choose_file(listing, files, split)
+  source = listing.relative(file.path)
+  content = _read_json(file.path, source)
   names = _read_categories(content["categories"], source)
-  category_ids = _choose_categories(names, class_names, source)
+  united = _unite_categories(listing, files, file, names)
+  chosen = _choose_categories(united, class_names, source)
   entries, annotation_entries, list_faults = _choose_entries(content, image_list)
-  folder = _find_images(root, split, images, entries)
-  annotated, faults = _read_images(entries, folder, root, path)
-  class_ids = {category: number for number, category in enumerate(category_ids, 1)}
-  faults += _read_annotations(annotation_entries, annotated, class_ids, names)
+  find_image = _make_finder(listing, file, entries)
+  annotated, faults = _read_images(entries, find_image, file.path)
+  class_ids = {name: number for number, name in enumerate(chosen, 1)}
+  notes = image_files.Notes()
+  faults += _read_annotations(annotation_entries, annotated, class_ids, names, notes)
   faults = list_faults + [f"{source}: {fault}" for fault in faults]
-  records = image_files.make_records(
-    list(annotated.values()),
-    faults,
-    root=root,
-    **image_options,
-  )
+  images = list(annotated.values())
+  records = image_files.make_records(images, faults, root=listing.root, **image_options)
   image_files.refuse_faults(faults, records, class_ids, skip_faulty=skip_faulty)
   return DetectionDataset(
     records=tuple(records),
-    class_names=tuple(names[category] for category in category_ids),
-    category_ids=category_ids,
+    class_names=chosen,
+    category_ids=_choose_ids(chosen, names, united, content),
     ignored_are_crowds=True,
     skipped=tuple(faults),
     has_labels="annotations" in content,
+    notes=tuple(f"{source}: {line}" for line in notes.lines()),
   )
 
 
-def _find_annotations(root, split, annotations):
-  """(path of the JSON file, full name of the split)."""
-  if annotations is not None:
-    return os.fspath(annotations), split
-  folders.check_folder(root)
-  found = candidates(root, split)
-  if len(found) == 1:
-    return found[0], _split_name(found[0])
-  if found:
-    raise DataError(
-      [f"{root}: the split {split!r} could be any of {', '.join(found)}; say which"]
-    )
-  wanted = ", ".join(os.path.join(*layout).format(split) for layout in _LAYOUTS)
-  there = ", ".join(folders.find_coco_files(root)) or "none"
-  fault = f"no annotations of split {split!r}: looked for {wanted}; there are {there}"
-  raise DataError([f"{root}: {fault}"])
+def find_files(listing: Listing) -> list[_File]:
+  """Files that are COCO's by their names, or else by what is in them."""
+  found = []
+  for path in listing.annotation_files(".json"):
+    name = listing.relative(path).replace(os.sep, "/")
+    for layout, pattern in enumerate(_LAYOUTS):
+      match = pattern.fullmatch(name)
+      # Of another name, a file in this folder may be anything.
+      is_certain = layout != 1 or bool(split_names.of_path(name))
+      if match and (is_certain or annotation_json.is_coco(path)):
+        found.append(_File(path, layout, match["split"] or "train"))
+        break
+    else:
+      if annotation_json.is_coco(path):
+        stem = os.path.splitext(os.path.basename(path))[0]
+        found.append(_File(path, _OTHER, split_names.of_path(name) or stem))
+  return found
 
 
-def candidates(root, split):
-  """Paths of the JSON files that a split's name may mean, of the first layout found."""
-  patterns = [
-    os.path.join(glob.escape(root), os.path.join(*layout).format(name))
-    for name in (glob.escape(split), glob.escape(split) + "*")
-    for layout in _LAYOUTS
-  ]
-  return next(filter(None, (sorted(glob.glob(pattern)) for pattern in patterns)), [])
+def split_names_of(files: list[_File]) -> list[str]:
+  """Names of the splits of files, each once."""
+  return list(dict.fromkeys(file.split for file in files))
 
 
-def _split_name(path):
-  """The split's full name, out of the path of its annotations."""
-  folder, name = os.path.split(path)
-  if name == "_annotations.coco.json":
-    return os.path.basename(folder)
-  name = name[: -len(".json")]
-  for prefix in _PREFIXES:
-    if name.startswith(prefix):
-      return name[len(prefix) :]
-  return name
+def _choose_file(listing, files, split):
+  """The file of a split."""
+  for names in _readings(files, split):
+    for layout in range(_OTHER + 1):
+      found = [file for file in files if file.layout == layout and file.split in names]
+      if len(found) == 1:
+        return found[0]
+      if found:
+        paths = ", ".join(file.path for file in found)
+        raise DataError(
+          [f"{listing.root}: the split {split!r} could be any of {paths}; say which"],
+          [_ANNOTATIONS],
+        )
+  there = ", ".join(file.path for file in files) or "none"
+  wanted = _WANTED.format(split)
+  raise DataError(
+    [
+      f"{listing.root}: no annotations of split {split!r}: looked for {wanted}; there "
+      f"are {there}"
+    ],
+    [_ANNOTATIONS],
+  )
+
+
+_ANNOTATIONS = (
+  "data.annotations names the file to read, or a folder to look in; {split} in it stands "
+  "for the split"
+)
+
+
+def _readings(files, split):
+  """Lists of names that a split may have, the likeliest first."""
+  # Beside COCO's own file for a split may lie its captions and key points.
+  layout = min((file.layout for file in files), default=_OTHER)
+  best = [file for file in files if file.layout == layout]
+  names = split_names_of(files)
+  # A layout's own name for another split is no name of this one.
+  yield [name for name in names if name == split]
+  yield split_names.choose(names, split)
+  yield split_names.choose(split_names_of(best), split, sole=True)
 
 
 def _read_json(path, source):
@@ -173,10 +237,8 @@ def _read_categories(items, source):
   names: dict[int, str] = {}
   faults = []
   for number, item in enumerate(items):
-    readers = [functools.partial(_read_new_id, names), _read_name]
+    readers = [functools.partial(_read_category_id, names), _read_name]
     (category, name), reasons = image_files.read_parts(item, readers)
-    if name in names.values():
-      reasons.append(f"has name {name!r}, which another category has too")
     faults += [f"{source}: categories[{number}] {reason}" for reason in reasons]
     if not reasons:
       names[category] = name
@@ -187,17 +249,63 @@ def _read_categories(items, source):
   return dict(sorted(names.items()))
 
 
-def _choose_categories(names, class_names, source):
-  """Ids of the categories that are the classes 1..K, as a tuple."""
+def _unite_categories(listing, files, file, names):
+  """Dict of a category's name to an id, of all splits, in the order of these ids.
+
+  An id that another name has already is replaced by a free one.
+  """
+  order = {"train": 0, "val": 1}
+  alike = [other for other in files if other.layout == file.layout]
+  alike.sort(key=lambda f: (order.get(split_names.meaning(f.split), 2), f.path))
+  pairs = []
+  for other in alike or [file]:
+    if other == file:
+      pairs += names.items()
+      continue
+    try:
+      found = annotation_json.read_categories(other.path)
+      pairs += _read_categories(found, listing.relative(other.path)).items()
+    except (OSError, ValueError):
+      continue  # Reading that split says so.
+  united: dict[str, int] = {}
+  for category, name in pairs:
+    if name not in united:
+      taken = set(united.values())
+      united[name] = category if category not in taken else max(taken) + 1
+  return dict(sorted(united.items(), key=lambda item: item[1]))
+
+
+def _choose_categories(united, class_names, source):
+  """Names of the categories that are the classes 1..K, as a tuple."""
   if class_names is None:
-    return tuple(names)
-  ids = {name: category for category, name in names.items()}
-  unknown = image_files.number_classes(class_names).keys() - ids.keys()
+    return tuple(united)
+  unknown = image_files.number_classes(class_names).keys() - united.keys()
   if unknown:
     raise DataError(
-      [f"{source}: has no category named {sorted(unknown)}; it has {list(ids)}"]
+      [f"{source}: has no category named {sorted(unknown)}; it has {list(united)}"]
     )
-  return tuple(ids[name] for name in class_names)
+  return tuple(class_names)
+
+
+def _choose_ids(chosen, names, united, content):
+  """Ids of the classes: the file's own, and free ones for what it lacks.
+
+  Of several categories of one name it is that with most annotations.
+  """
+  counts: collections.Counter = collections.Counter()
+  if len(set(names.values())) < len(names):
+    items = content.get("annotations", [])
+    counts.update(str(item.get("category_id")) for item in items)
+  ids: list[int] = []
+  for class_name in chosen:
+    own = [category for category, name in names.items() if name == class_name]
+    if own:
+      ids.append(max(own, key=lambda category: counts[str(category)]))
+      continue
+    taken = {*names, *ids}
+    free = united[class_name]
+    ids.append(free if free not in taken else max(taken) + 1)
+  return tuple(ids)
 
 
 def _choose_entries(content, image_list):
@@ -227,62 +335,66 @@ def _image_names(item):
   return str(item.get("id")), path, name, os.path.splitext(name)[0]
 
 
-def _find_images(root, split, images, entries):
-  """The folder of the images: as given, else the one that has most of the first few."""
-  if images is not None:
-    folders.check_folder(images)
-    return os.fspath(images)
-  names = [str(item.get("file_name")) for _, item in entries[:_PROBED_IMAGES]]
+def _make_finder(listing, file, entries):
+  """Function of a file_name to the path of the image."""
+  own_folder = os.path.dirname(file.path)
+  is_beside = os.path.basename(own_folder).lower() != "annotations"
+  base = own_folder if is_beside else os.path.dirname(own_folder)
+  tops = [listing.images_only] if listing.images_only else [base, listing.root]
   # The images of COCO's test-dev2017 are some of those of its test2017.
-  splits = dict.fromkeys([split, split.replace("test-dev", "test")])
+  splits = [file.split, file.split.replace("test-dev", "test")]
+  names = [*_IMAGE_FOLDERS, ""]
   choices = [
-    *(
-      os.path.join(root, *folder, name)
-      for name in splits
-      for folder in ((), ("images",))
-    ),
-    os.path.join(root, "images"),
-    root,
+    os.path.join(top, *parts).rstrip(os.sep)
+    for top in tops
+    for parts in (
+      *((split,) for split in splits),
+      *(("images", split) for split in splits),
+      *((name,) for name in names),
+    )
   ]
+  probes = [str(item.get("file_name")) for _, item in entries[:_PROBED_IMAGES]]
+  probes = [name for name in probes if not folders.leaves_folder(name)]
 
   def count(folder):
-    return sum(os.path.isfile(os.path.join(folder, name)) for name in names)
+    return sum(os.path.isfile(os.path.join(folder, name)) for name in probes)
 
-  if not any(map(os.path.isdir, choices[:-1])) and not count(root):
-    raise DataError(
-      [f"{root}: no folder of images: looked for {', '.join(choices[:-1])}"]
-    )
-  return max(choices, key=count)
+  folder = max(choices, key=count)
+
+  def find(item):
+    name = _get(item, "file_name", (str,))
+    is_inside = name and "\0" not in name and not folders.leaves_folder(name)
+    if is_inside and os.path.lexists(os.path.join(folder, name)):
+      return listing.check_inside(os.path.join(folder, name))
+    found = listing.find_image(name, near=file.path)
+    if found:
+      return found
+    return folders.path_inside(folder, name, [os.path.realpath(folder)])
+
+  return find
 
 
-def _read_images(entries, folder, root, path):
-  """(dict of id to image_files.AnnotatedImage, faults)."""
-  annotated: dict[int, image_files.AnnotatedImage] = {}
+def _read_images(entries, find_image, path):
+  """(dict of an id as text to image_files.AnnotatedImage, faults)."""
+  annotated: dict[str, image_files.AnnotatedImage] = {}
   faults = []
-  readers = [
-    functools.partial(_read_new_id, annotated),
-    functools.partial(
-      _read_file_name, folder, (os.path.realpath(folder), os.path.realpath(root))
-    ),
-    _read_size,
-  ]
+  readers = [functools.partial(_read_image_id, annotated), find_image, _read_size]
   for number, item in entries:
     (image_id, image_path, size), reasons = image_files.read_parts(item, readers)
     label = f"images[{number}]" if image_id is None else f"image {image_id}"
     faults += [f"{label} {reason}" for reason in reasons]
     if image_id is not None:
-      annotated[image_id] = image_files.AnnotatedImage(
+      annotated[str(image_id)] = image_files.AnnotatedImage(
         image_id, image_path, path, size, faulty=bool(reasons)
       )
   return annotated, faults
 
 
-def _read_annotations(entries, annotated, class_ids, names):
+def _read_annotations(entries, annotated, class_ids, names, notes):
   """Adds objects to the images they are in; returns the faults."""
-  seen: set[int | None] = set()
+  seen: set[str] = set()
   faults = []
   readers = [
-    functools.partial(_read_new_id, seen),
     functools.partial(_read_image, annotated),
     functools.partial(_read_class, class_ids, names),
     _read_box,
@@ -290,12 +402,16 @@ def _read_annotations(entries, annotated, class_ids, names):
     _read_area,
   ]
   for number, item in entries:
-    (identity, image, *parts), reasons = image_files.read_parts(item, readers)
-    label = f"annotations[{number}]" if identity is None else f"annotation {identity}"
-    faults += [f"{label} {reason}" for reason in reasons]
-    seen.add(identity)
+    label = _label(item, number, seen, notes)
+    (image, *parts), reasons = image_files.read_parts(item, readers)
     class_id, box, crowd, area = parts
-    if image is not None and box is not None:
+    if box == _NO_BOX:
+      notes.add(
+        "annotations have an empty box and no polygon, and are no objects", label
+      )
+      continue
+    faults += [f"{label} {reason}" for reason in reasons]
+    if image is not None:
       image.objects.append(
         image_files.AnnotatedObject(
           label, box, class_id, crowd, area, faulty=bool(reasons)
@@ -304,9 +420,35 @@ def _read_annotations(entries, annotated, class_ids, names):
   return faults
 
 
-def _read_new_id(known, item):
-  identity = _get(item, "id", (int,))
+def _label(item, number, seen, notes):
+  """How an annotation is called: by its id, or by its place where that is none."""
+  place = f"annotations[{number}]"
+  identity = item.get("id")
+  if type(identity) not in (int, str):
+    notes.add("annotations have no id", place)
+    return place
+  if str(identity) in seen:
+    notes.add("annotations have an id that an earlier one has too", place)
+    return place
+  seen.add(str(identity))
+  return f"annotation {identity}"
+
+
+def _read_category_id(known, item):
+  identity = _as_number(item.get("id"))
+  if not isinstance(identity, int):
+    raise ValueError(f"has id {item.get('id')!r:.80}, not a whole number")
   if identity in known:
+    raise ValueError(f"has id {identity}, which an earlier one has too")
+  return identity
+
+
+def _read_image_id(known, item):
+  """The id, a text only where the file has one."""
+  identity = _as_id(item.get("id"))
+  if identity is None:
+    raise ValueError(f"has id {item.get('id')!r:.80}, neither a number nor a text")
+  if str(identity) in known:
     raise ValueError(f"has id {identity}, which an earlier one has too")
   return identity
 
@@ -315,37 +457,48 @@ def _read_name(item):
   return _get(item, "name", (str,))
 
 
-def _read_file_name(folder, allowed, item):
-  return folders.path_inside(folder, _get(item, "file_name", (str,)), allowed)
-
-
 def _read_size(item):
-  height = _get(item, "height", (int,), 0)
-  width = _get(item, "width", (int,), 0)
-  return image_files.annotated_size(height, width)
+  sides = [
+    0 if item.get(key) is None else _as_number(item[key]) for key in ("height", "width")
+  ]
+  for key, side in zip(("height", "width"), sides):
+    if side is None:
+      raise ValueError(f"has {key} {item[key]!r:.80}, not a number")
+  return image_files.annotated_size(*sides)
 
 
 def _read_image(annotated, item):
-  image_id = _get(item, "image_id", (int,))
-  if image_id not in annotated:
-    raise ValueError(f"names image {image_id}, which is not in the file")
-  return annotated[image_id]
+  image_id = _as_id(item.get("image_id"))
+  if image_id is None or str(image_id) not in annotated:
+    given = item.get("image_id")
+    raise ValueError(f"names image {given!r:.80}, which is not in the file")
+  return annotated[str(image_id)]
 
 
 def _read_class(class_ids, names, item):
-  category = _get(item, "category_id", (int,))
+  category = _as_number(item.get("category_id"))
   if category not in names:
-    raise ValueError(f"names category {category}, which is not in the file")
-  if category not in class_ids:
-    name = names[category]
+    given = item.get("category_id")
+    raise ValueError(f"names category {given!r:.80}, which is not in the file")
+  name = names[category]
+  if name not in class_ids:
     raise ValueError(f"has class {name!r}, which is not in the list of classes")
-  return class_ids[category]
+  return class_ids[name]
+
+
+# Of an annotation that marks nothing.
+_NO_BOX = (0.0, 0.0, 0.0, 0.0)
 
 
 def _read_box(item):
-  """(ymin, xmin, ymax, xmax) of a bbox (x, y, width, height)."""
-  bbox = _get(item, "bbox", (list,))
-  if len(bbox) != 4 or not all(map(_is_number, bbox)):
+  """(ymin, xmin, ymax, xmax) of a bbox (x, y, width, height), or else of a polygon."""
+  bbox = item.get("bbox")
+  if bbox is None or (isinstance(bbox, list) and not any(bbox)):
+    box = _box_of_mask(item.get("segmentation"))
+    if box is None and bbox is None:
+      raise ValueError("has neither a bbox nor a polygon")
+    return box or _NO_BOX
+  if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
     raise ValueError(f"has bbox {bbox!r:.80}, not four finite numbers")
   x, y, width, height = map(float, bbox)
   if width <= 0 or height <= 0:
@@ -353,19 +506,74 @@ def _read_box(item):
   return y, x, y + height, x + width
 
 
+def _box_of_mask(segmentation):
+  """(ymin, xmin, ymax, xmax) of polygons or a run-length code; None where it is empty."""
+  if isinstance(segmentation, dict):
+    try:
+      if isinstance(segmentation["counts"], list):
+        segmentation = coco_mask.frPyObjects(segmentation, *segmentation["size"])
+      x, y, width, height = coco_mask.toBbox(segmentation).tolist()
+    except (KeyError, TypeError, ValueError) as error:
+      raise ValueError(f"has a mask that cannot be read: {error}") from error
+    return (y, x, y + height, x + width) if width and height else None
+  polygons = segmentation if isinstance(segmentation, list) else []
+  if polygons and all(map(_is_number, polygons)):
+    polygons = [polygons]  # one, without the list around it
+  values = [value for polygon in polygons for value in _coordinates(polygon)]
+  xs, ys = values[0::2], values[1::2]
+  return (min(ys), min(xs), max(ys), max(xs)) if values else None
+
+
+def _coordinates(polygon):
+  """The coordinates of a polygon, x and y in turn."""
+  if (
+    not isinstance(polygon, list)
+    or len(polygon) % 2
+    or not all(map(_is_number, polygon))
+  ):
+    raise ValueError(f"has polygon {polygon!r:.80}, not pairs of finite numbers")
+  return map(float, polygon)
+
+
 def _read_crowd(item):
-  crowd = _get(item, "iscrowd", (int, bool), 0)
-  if crowd not in (0, 1):
-    raise ValueError(f"has iscrowd {crowd}, neither 0 nor 1")
+  value = item.get("iscrowd")
+  crowd = 0 if value is None else _as_number(int(value) if value is True else value)
+  if value is not False and crowd not in (0, 1):
+    raise ValueError(f"has iscrowd {value!r:.80}, neither 0 nor 1")
   return bool(crowd)
 
 
 def _read_area(item):
   """The annotation's area, or None where it has none."""
-  area = _get(item, "area", (int, float), None)
-  if area is not None and not (_is_number(area) and area >= 0):
-    raise ValueError(f"has area {area}, not a finite number from 0 up")
+  if item.get("area") is None:
+    return None
+  area = _as_number(item["area"])
+  if area is None or not 0 <= area <= _LARGEST_FLOAT32:
+    raise ValueError(f"has area {item['area']!r:.80}, not a finite number from 0 up")
   return area
+
+
+def _as_number(value):
+  """A whole or finite number of a number or its text; None where it is neither."""
+  if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    return None
+  if isinstance(value, int):
+    return value
+  try:
+    number = float(value)
+  except ValueError:
+    return None
+  if not math.isfinite(number):
+    return None
+  return int(number) if number == int(number) else number
+
+
+def _as_id(value):
+  """An id as it is written, but a whole number for 3.0; None for what is no id."""
+  if isinstance(value, str):
+    return value or None
+  number = _as_number(value)
+  return number if isinstance(number, int) else None
 
 
 def _is_number(value):
@@ -373,11 +581,9 @@ def _is_number(value):
   return type(value) in (int, float) and abs(value) <= _LARGEST_FLOAT32
 
 
-def _get(item, key, kinds, *default):
-  """A field of the right type, or the default, where there is one, for none or null."""
+def _get(item, key, kinds):
+  """A field of the right type."""
   value = item.get(key)
-  if value is None and default:
-    return default[0]
   if type(value) not in kinds:
     names = " or ".join(kind.__name__ for kind in kinds)
     raise ValueError(f"has {key} {value!r:.80}, not {names}")

@@ -22,8 +22,11 @@ from ap_detect.data.records import SKIP, DataError, ImageRecord
 
 MAX_IMAGE_PIXELS = 50_000_000
 
-# Annotation tools round and count pixels from 0 or from 1: that far is no error.
+# Annotation tools round and count pixels from 0 or from 1: that far is not worth a word.
 OVERSHOOT_PX = 1.0
+
+# Past an edge by more than this share of the image's side, a box is of another image.
+_OVERSHOOT_SHARE = 0.1
 
 # Results only, so that Python's share of the time is small.
 _DECODING_BATCH = 256
@@ -47,15 +50,16 @@ class AnnotatedObject:
 
   Attributes:
     label: how faults name it, such as "object 2".
-    box: (ymin, xmin, ymax, xmax), continuous coordinates in pixels; finite.
+    box: (ymin, xmin, ymax, xmax), continuous coordinates in pixels, or in fractions of
+      the image's sides, see AnnotatedImage; finite. None where a fault left none.
     class_id: 1..K; None where a fault left none.
     ignored: whether it is difficult or a crowd; None where a fault left it open.
     area: squared pixels; None stands for the box's own.
-    faulty: whether a fault was noted already, so that it will be left out.
+    faulty: whether a fault was noted already, so that its place will be ignored.
   """
 
   label: str
-  box: tuple[float, float, float, float]
+  box: tuple[float, float, float, float] | None
   class_id: int | None
   ignored: bool | None
   area: float | None = None
@@ -73,6 +77,8 @@ class AnnotatedImage:
     size: (height, width) by the annotation, or None where it has none.
     objects: list of AnnotatedObject.
     faulty: whether a fault was noted already, so that it will be left out.
+    boxes_are_fractions: whether boxes are fractions of the sides of the image, turned as
+      EXIF says, and not pixels.
   """
 
   image_id: int | str
@@ -81,6 +87,25 @@ class AnnotatedImage:
   size: tuple[int, int] | None = None
   objects: list[AnnotatedObject] = dataclasses.field(default_factory=list)
   faulty: bool = False
+  boxes_are_fractions: bool = False
+
+
+class Notes:
+  """What was read otherwise than it is written, counted by kind."""
+
+  def __init__(self):
+    self._places: dict[str, list[str]] = {}
+
+  def add(self, kind: str, place: str) -> None:
+    """Notes one more of a kind, such as "annotations have no id", and where."""
+    self._places.setdefault(kind, []).append(place)
+
+  def lines(self) -> tuple[str, ...]:
+    """A line for each kind: how many, and the first of them."""
+    return tuple(
+      f"{len(places)} {kind}; the first: {places[0]}"
+      for kind, places in self._places.items()
+    )
 
 
 def number_classes(class_names):
@@ -96,14 +121,19 @@ def number_classes(class_names):
 
 
 def annotated_size(height, width):
-  """(height, width) as an annotation has it, or None for the zeros of one left open.
+  """(height, width) as an annotation has it, or None where it was left open: 0 or -1.
 
   Raises:
     ValueError: no image can have that size.
   """
-  if not (0 <= height <= _MAX_SIDE_PX and 0 <= width <= _MAX_SIDE_PX):
-    raise ValueError(f"has an impossible size: {width} x {height} pixels")
-  return (height, width) if height and width else None
+  if not all(
+    -1 <= side <= _MAX_SIDE_PX and side == int(side) for side in (height, width)
+  ):
+    sides = [
+      f"{side:g}" if isinstance(side, float) else side for side in (width, height)
+    ]
+    raise ValueError("has an impossible size: {} x {} pixels".format(*sides))
+  return (int(height), int(width)) if height > 0 and width > 0 else None
 
 
 def read_parts(source, readers):
@@ -141,6 +171,10 @@ def make_records(
   Where an annotation gives the size of an image as stored, and EXIF turns the image by
   90 degrees, its boxes are of the stored pixels, and are turned with the image.
 
+  A faulty object does not become background: it is ignored where it is known to be, of
+  class 0 where its class is not known; where its place is not known, its image is left
+  out.
+
   Args:
     annotated: list of AnnotatedImage.
     faults: list of lines, extended by every fault found here.
@@ -153,7 +187,11 @@ def make_records(
 
   Returns:
     List of ImageRecord, in the order given; without the faulty.
+
+  Raises:
+    DataError: no box of any image in pixels reaches beyond the first pixel.
   """
+  _refuse_relative(annotated, root)
   paths = list(dict.fromkeys(image.path for image in annotated if image.path))
   headers, broken = read_headers(
     paths,
@@ -279,8 +317,8 @@ def check_boxes(boxes_yxyx, height, width):
     width: of the image, pixels.
 
   Returns:
-    (clipped, reasons): [G, 4] float32, and a dict of index to reason. Up to 1 pixel
-    outside is clipped without being a fault.
+    (clipped, reasons): [G, 4] float64, and a dict of index to reason. Past an edge by up
+    to a tenth of the image's side, or by 1 pixel, a box is clipped without being a fault.
 
   Example:
     >>> clipped, reasons = check_boxes([[0, -1, 5, 9], [0, 7, 5, 6]], 10, 8)
@@ -288,14 +326,42 @@ def check_boxes(boxes_yxyx, height, width):
     ([0.0, 0.0, 5.0, 8.0], {1: 'has xmax 6 <= xmin 7'})
   """
   exact = np.asarray(boxes_yxyx, np.float64).reshape(-1, 4)
-  inside = np.clip(exact, 0, [height, width, height, width])
-  clipped = inside.astype(np.float32)
-  outside = (np.abs(exact - inside) > OVERSHOOT_PX).any(axis=1)
-  empty = (clipped[:, 2:] <= clipped[:, :2]).any(axis=1)
+  sides = np.array([height, width, height, width], np.float64)
+  clipped = np.clip(exact, 0, sides)
+  allowed = np.maximum(OVERSHOOT_PX, _OVERSHOOT_SHARE * sides)
+  # An infinite side, where the image's size is not known, allows anything.
+  outside = (np.abs(exact - clipped) > allowed).any(axis=1)
   return clipped, {
     int(index): _box_reason(exact[index].tolist(), height, width, outside[index])
-    for index in np.flatnonzero(outside | empty)
+    for index in np.flatnonzero(outside | _are_empty(clipped))
   }
+
+
+def _are_empty(boxes):
+  """Whether boxes have no area in float32, in which networks are trained; [G] bool."""
+  boxes = boxes.astype(np.float32)
+  return (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
+
+
+def _refuse_relative(annotated, root):
+  """Raises DataError where boxes that must be pixels are all within [0, 1]."""
+  objects = [
+    (image, item)
+    for image in annotated
+    if not image.boxes_are_fractions
+    for item in image.objects
+    if item.box
+  ]
+  if objects and all(max(item.box) <= 1 for _, item in objects):
+    image, item = objects[0]
+    ymin, xmin, ymax, xmax = item.box
+    raise DataError(
+      [
+        f"{os.path.relpath(image.annotation, root)}: {item.label} has x {xmin:g} to "
+        f"{xmax:g} and y {ymin:g} to {ymax:g}, and of {len(objects)} boxes none reaches "
+        "beyond 1: they look relative to the image's size, but pixels are required"
+      ]
+    )
 
 
 def _make_record(image, header, faults, root):
@@ -306,8 +372,12 @@ def _make_record(image, header, faults, root):
   size = (header.height, header.width) if header else None
   declared = image.size or size or (math.inf, math.inf)
   is_of_stored = bool(header) and declared == _turned_back(header)
-  clipped, reasons = check_boxes([item.box for item in image.objects], *declared)
-  found = [f"{image.objects[index].label} {reasons[index]}" for index in reasons]
+  placed = [item for item in image.objects if item.box]
+  boxes = np.array([item.box for item in placed], np.float64).reshape(-1, 4)
+  if image.boxes_are_fractions:
+    boxes = boxes * np.tile(declared if size else (1, 1), 2)
+  clipped, reasons = check_boxes(boxes, *declared)
+  found = [f"{placed[index].label} {reasons[index]}" for index in reasons]
   if size is not None and declared != size and not is_of_stored:
     found.append(_size_reason(declared, size, os.path.relpath(image.path, root)))
   if found:
@@ -315,15 +385,16 @@ def _make_record(image, header, faults, root):
     faults.extend(f"{source}: {fault}" for fault in found)
   if image.faulty or header is None or not (declared == size or is_of_stored):
     return None
-  sound = [
-    index
-    for index, item in enumerate(image.objects)
-    if index not in reasons and not item.faulty
-  ]
+  if len(placed) < len(image.objects) or _are_empty(clipped).any():
+    return None  # An object lies nobody knows where.
+  num_clipped = int((np.abs(clipped - boxes) > OVERSHOOT_PX).any(axis=1).sum())
   if is_of_stored:
     clipped = box_ops.turn(clipped, header.orientation, *declared).numpy()
-  record = _to_record(image, header, sound, clipped[sound])
-  return dataclasses.replace(record, boxes_were_turned=is_of_stored)
+  is_faulty = [item.faulty or k in reasons for k, item in enumerate(placed)]
+  record = _to_record(image, header, placed, clipped, np.array(is_faulty, bool))
+  return dataclasses.replace(
+    record, boxes_were_turned=is_of_stored, num_clipped=num_clipped
+  )
 
 
 def _turned_back(header):
@@ -333,20 +404,20 @@ def _turned_back(header):
   return header.width, header.height
 
 
-def _to_record(image, header, sound, sound_boxes):
-  objects = [image.objects[index] for index in sound]
-  areas = np.prod(sound_boxes[:, 2:] - sound_boxes[:, :2], axis=1)
+def _to_record(image, header, objects, boxes, is_faulty):
+  areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
   for index, item in enumerate(objects):
     if item.area is not None:
       areas[index] = item.area
+  ignored = np.array([bool(item.ignored) for item in objects], bool)
   return ImageRecord(
     image_id=image.image_id,
     image=image.path,
     height=header.height,
     width=header.width,
-    boxes=sound_boxes,
-    classes=np.array([item.class_id for item in objects], np.int32),
-    ignored=np.array([item.ignored for item in objects], bool),
+    boxes=boxes,
+    classes=np.array([item.class_id or 0 for item in objects], np.int32),
+    ignored=ignored | is_faulty,
     areas=areas,
     header=header,
   )

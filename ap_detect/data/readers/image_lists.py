@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 
+from ap_detect.data.readers import text_files
 from ap_detect.data.records import DataError
 
 
@@ -11,7 +12,7 @@ def read_lines(path, source):
   """Lines of a text file that are not empty, without the white space around them.
 
   Args:
-    path: of the file, UTF-8.
+    path: of the file, see text_files.decode.
     source: how faults name it.
 
   Returns:
@@ -21,10 +22,10 @@ def read_lines(path, source):
     DataError: the file cannot be read, or has no such line.
   """
   try:
-    with open(path, encoding="utf-8-sig") as file:
-      lines = [(number, line.strip()) for number, line in enumerate(file, start=1)]
-  except UnicodeDecodeError as error:
-    raise DataError([f"{source}: is not UTF-8 text: {error}"]) from error
+    text = text_files.read(path)
+    lines = list(enumerate(map(str.strip, text.splitlines()), start=1))
+  except ValueError as error:
+    raise DataError([f"{source}: is not text in UTF-8 or UTF-16: {error}"]) from error
   except OSError as error:
     raise DataError([f"{source}: cannot be read: {error.strerror}"]) from error
   lines = [(number, line) for number, line in lines if line]

@@ -1,22 +1,66 @@
-"""Reads a split by its name, or several joined to one dataset.
+"""Reads a split by its name, or several joined to one dataset, or a part of one.
 
 "VOC2007/trainval+VOC2012/trainval" joins two splits, each in a folder of its own below
 the root; "train2014+val2014@lists/mine.txt" takes of the second only the images that a
-text file names.
+text file names. Where a folder has nothing to validate on, a part of the training split is
+held out for that.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
+import hashlib
 import os
 from typing import NamedTuple
 
 from absl import logging
 
 from ap_detect.data import encoded
-from ap_detect.data.readers import coco, folders, tfrecords, voc
+from ap_detect.data.readers import (
+  coco,
+  csv_boxes,
+  folders,
+  split_names,
+  tfrecords,
+  voc,
+  yolo,
+)
+from ap_detect.data.readers.listing import Listing
 from ap_detect.data.records import SKIP, DataError
+
+HOLDOUT_SHARE = 0.2
+
+_READERS = {
+  "voc": voc.read_voc,
+  "coco": coco.read_coco,
+  "yolo": yolo.read_yolo,
+  "csv": csv_boxes.read_csv,
+}
+
+# Of the formats that tell images without annotation from those that are not meant.
+_WITH_NEGATIVES = ("voc", "csv")
+
+_LAYOUTS = (
+  "VOC: XML files beside images or in a folder of their own, with or without ImageSets",
+  "COCO: a JSON file with lists of images, annotations and categories",
+  "YOLO: data.yaml, or classes.txt beside text files of boxes",
+  "CSV: the columns filename, class, xmin, ymin, xmax and ymax",
+  "TFRecord: <split>-*-of-*.tfrecord, as `ap_detect write_tfrecords` writes them",
+)
+
+
+class Part(NamedTuple):
+  """What is to be read for a split.
+
+  Attributes:
+    split: the split to read.
+    kind: "all" of it, what is "held out" of it for validation, or the "rest".
+  """
+
+  split: str
+  kind: str
 
 
 def read_split(
@@ -24,46 +68,199 @@ def read_split(
   split,
   *,
   data_format="auto",
+  annotations="",
+  images="",
+  train_split="train",
+  val_split="val",
+  holdout_share=HOLDOUT_SHARE,
   voc_one_based_inclusive=False,
+  unannotated_are_negatives=False,
   skip_faulty=False,
   **options,
 ):
-  """One split, or several joined.
+  """One split of a folder of images, several joined, or a part held out of one.
 
   Args:
-    root: folder of the data.
+    root: folder of the data, in any layout that the readers have (read_voc, read_coco,
+      read_yolo, read_csv, read_tfrecords).
     split: parts joined by "+", each [folder/]split[@list]: a folder below root that the
       split is looked for in, and a text file, relative to root or absolute, that names
       the images to take (see image_lists.choose_images). A split whose own name has
       these characters is read too, but by itself: where there is one of the whole name,
       that is meant.
-    data_format: "voc", "coco", "tfrecord", or "auto": what each part's folder has.
+    data_format: "voc", "coco", "yolo", "csv", "tfrecord", or "auto": what each part's
+      folder has.
+    annotations: file or folder that annotations are looked for in, relative to root or
+      absolute, with {split} for the split's name; "" for anywhere below root.
+    images: folder that images are looked for in, likewise.
+    train_split: what is trained on.
+    val_split: what is validated on. Where that is "val" and the folder has no such
+      split, or only that which is trained on, a part of that is held out for it, see
+      `find_part`.
+    holdout_share: of the images of train_split, what part is held out then; 0 for none.
     voc_one_based_inclusive: see voc.read_voc.
+    unannotated_are_negatives: see voc.read_voc and csv_boxes.read_csv.
     skip_faulty: whether what is faulty is left out and reported, instead of raising.
     **options: class_names, see the readers; check_images, max_image_pixels,
       exif_orientation and convertible, see image_files.make_records.
 
   Returns:
-    DetectionDataset. Of several parts, see `join`.
+    DetectionDataset. Of several parts, see `join`; of a part held out, see `take`.
 
   Raises:
     DataError: faults of all parts, each with its part before it.
     ValueError: the split is not of that form, or class_names has a name twice.
+
+  Example:
+    data = read_split("bottles", "train")
+    for record in data.records:
+      print(record.image_id, record.boxes, record.classes, record.ignored)
   """
+  places = {"data_format": data_format, "annotations": annotations, "images": images}
+  part = find_part(
+    root,
+    split,
+    train_split=train_split,
+    val_split=val_split,
+    holdout_share=holdout_share,
+    **places,
+  )
+  data = read_whole(
+    root,
+    part.split,
+    voc_one_based_inclusive=voc_one_based_inclusive,
+    unannotated_are_negatives=unannotated_are_negatives,
+    skip_faulty=skip_faulty,
+    **places,
+    **options,
+  )
+  return take(data, part.kind, holdout_share)
+
+
+def find_part(
+  root,
+  split,
+  *,
+  data_format="auto",
+  annotations="",
+  images="",
+  train_split="train",
+  val_split="val",
+  holdout_share=HOLDOUT_SHARE,
+):
+  """What is to be read for a split: itself, or a part of the training split.
+
+  A part is meant where val_split is "val", or a word for it, and the folder has no such
+  split but that which train_split means (as "train" means the only split that there is,
+  whatever its name).
+
+  Args: see `read_split`.
+
+  Returns:
+    Part.
+  """
+  itself = Part(split, "all")
+  may_be_part = split in (train_split, val_split) and train_split != val_split
+  # Another name is that of a split, and must be there.
+  if not (may_be_part and holdout_share) or split_names.meaning(val_split) != "val":
+    return itself
+
+  @functools.lru_cache
+  def find_names(annotations, images):
+    try:
+      listing = Listing(root, annotations=annotations, images=images)
+      return _names_of(listing, _find_format(listing, data_format))
+    except DataError:
+      return []  # Reading it says so.
+
+  def find(name, *, sole):
+    known = find_names(*_below(os.fspath(root), name, annotations, images))
+    return split_names.choose(known, name, sole=sole)
+
+  own = find(val_split, sole=False)
+  train = [train_split]
+  if not _is_expression(train_split):
+    train = find(train_split, sole=True)
+  if not train or (own and own != train):
+    return itself
+  return Part(train_split, "held out" if split == val_split else "rest")
+
+
+def take(data, kind, holdout_share=HOLDOUT_SHARE):
+  """A part of a dataset.
+
+  Args:
+    data: DetectionDataset of n images.
+    kind: see Part. round(holdout_share n) images are held out, but never all; always the
+      same ones, whatever their order, by a hash of their ids.
+    holdout_share: see `read_split`.
+
+  Returns:
+    DetectionDataset, in the same order.
+
+  Raises:
+    DataError: nothing is held out of so few images, but something is asked for.
+
+  Example:
+    held_out, rest = (take(data, kind) for kind in ("held out", "rest"))
+  """
+  if kind == "all":
+    return data
+  count = len(data.records)
+  held_out = min(round(holdout_share * count), count - 1)
+  if kind == "held out" and not held_out:
+    raise DataError(
+      [
+        f"there is no split to validate on, and {holdout_share:g} of {count} images is "
+        "none"
+      ],
+      ["Add images to validate on, or name a split by data.val_split"],
+    )
+
+  def draw(record):
+    return hashlib.sha256(f"{record.image_id}".encode()).digest()
+
+  drawn = sorted(range(count), key=lambda index: draw(data.records[index]))
+  chosen = drawn[:held_out] if kind == "held out" else drawn[held_out:]
+  return dataclasses.replace(
+    data, records=tuple(data.records[index] for index in sorted(chosen))
+  )
+
+
+def read_whole(
+  root,
+  split,
+  *,
+  data_format="auto",
+  annotations="",
+  images="",
+  voc_one_based_inclusive=False,
+  unannotated_are_negatives=False,
+  skip_faulty=False,
+  **options,
+):
+  """As `read_split`, but nothing is held out."""
   root, options = os.fspath(root), {**options, "skip_faulty": skip_faulty}
+  options.update(
+    unannotated_are_negatives=unannotated_are_negatives,
+    one_based_inclusive=voc_one_based_inclusive,
+  )
+  places = root, annotations, images
   folders.check_folder(root)
-  if not any(mark in split for mark in "+@/") or _is_split(root, split):
+  if not _is_expression(split) or _is_split(places, split, data_format):
     part = _Part("", root, split, None)
-    return _read_part(part, data_format, voc_one_based_inclusive, options)
+    return _read_part(part, places, data_format, options)
   read, failed = [], []
   for part in _parse(root, split):
     try:
-      data = _read_part(part, data_format, voc_one_based_inclusive, options)
+      data = _read_part(part, places, data_format, options)
     except DataError as error:
       failed.append((f"{part.text}: ", error))
     else:
       skipped = tuple(f"{part.text}: {line}" for line in data.skipped)
-      read.append((part.text, dataclasses.replace(data, skipped=skipped)))
+      notes = tuple(f"{part.text}: {line}" for line in data.notes)
+      data = dataclasses.replace(data, skipped=skipped, notes=notes)
+      read.append((part.text, data))
   if failed:
     raise DataError.join(failed)
   return join(read, skip_faulty=skip_faulty)
@@ -82,11 +279,10 @@ def join(parts, *, skip_faulty=False):
 
   Returns:
     DetectionDataset. Its ignored objects are crowds or difficult ones, as they
-    are in the parts that have any.
+    are in the parts that have any; its category ids are those of the first part.
 
   Raises:
-    DataError: the parts differ in classes, category ids, in whether they have
-      labels, or in what their ignored objects are (those of VOC and of COCO are judged
+    DataError: the parts differ in classes, in whether they have labels, or in what their ignored objects are (those of VOC and of COCO are judged
       by different rules); or a file is in several parts. All of these.
   """
   faults = _disagreements(parts)
@@ -101,6 +297,7 @@ def join(parts, *, skip_faulty=False):
     records=tuple(_make_ids_distinct(chosen)),
     ignored_are_crowds=(with_ignored or [first])[0].ignored_are_crowds,
     skipped=(*skipped, *repeated),
+    notes=tuple(line for _, data in parts for line in data.notes),
   )
 
 
@@ -113,12 +310,95 @@ class _Part(NamedTuple):
   image_list: str | None
 
 
-def _is_split(root, name):
+def _is_expression(split):
+  return any(mark in split for mark in "+@/")
+
+
+def _is_split(places, name, data_format):
   """Whether a split has this very name, whatever characters are in it."""
-  voc_folders = folders.find_voc_folders(root, folders.UNLABELLED_VOC_PARTS)
-  if any(os.path.isfile(folders.voc_split(path, name)) for path in voc_folders):
-    return True
-  return "/" not in name and bool(coco.candidates(root, name))
+  try:
+    annotations, images = _below(places[0], name, *places[1:])
+    listing = Listing(places[0], annotations=annotations, images=images)
+    known = _names_of(listing, _find_format(listing, data_format))
+  except DataError:
+    return False
+  return bool(split_names.choose(known, name))
+
+
+def _below(root, split, *paths):
+  """Paths below the root, or "" for "", with the split's name in them."""
+  return [
+    os.path.join(root, path.replace("{split}", split)) if path else "" for path in paths
+  ]
+
+
+def _find_format(listing, data_format):
+  """The format of what lies in a folder."""
+  if data_format != "auto":
+    return data_format
+  voc_folders = voc.find_folders(listing)
+  sources = yolo.find_sources(listing)
+  found = {
+    "voc": [folder.path for folder in voc_folders if folder.annotations]
+    or [path for paths in voc.find_pairs(listing).values() for path in paths],
+    "coco": [file.path for file in coco.find_files(listing)],
+    "yolo": [source.path for source in sources if source.is_yaml],
+    "csv": list(csv_boxes.find_files(listing).values()),
+    "tfrecord": folders.find_shards(listing.root),
+  }
+  formats = [name for name, paths in found.items() if paths]
+  if len(formats) == 1:
+    return formats[0]
+  if formats:
+    raise DataError(
+      [
+        f"{listing.root}: holds several formats: "
+        + "; ".join(f"{name} for {folders.some_names(found[name])}" for name in formats)
+      ],
+      ["data.format says which is meant, data.annotations where to look"],
+    )
+  if sources:
+    return "yolo"
+  if voc_folders:
+    return "voc"  # of images without annotations
+  raise DataError([_describe_nothing(listing)], _advise_on_nothing(listing))
+
+
+def _describe_nothing(listing):
+  unreadable = "".join(f"; {path} cannot be read" for path in listing.unreadable)
+  return (
+    f"{listing.root}: no annotations of a known layout. Looked for "
+    f"{'; '.join(_LAYOUTS)}. Found {listing.describe()}{unreadable}"
+  )
+
+
+def _advise_on_nothing(listing):
+  advice = [
+    "data.annotations and data.images name folders elsewhere; data.format says what is "
+    "meant where files are known by no mark"
+  ]
+  if listing.images:
+    advice.append(
+      f"{len(listing.images)} images without annotations are enough for `ap_detect predict`"
+    )
+  return advice
+
+
+def _names_of(listing, data_format):
+  """Names of the splits of a folder; list, each once."""
+  if data_format == "voc":
+    voc_folders = voc.find_folders(listing)
+    names = [name for folder in voc_folders for name in folder.split_names()]
+    names = names if voc_folders else list(voc.find_pairs(listing))
+  elif data_format == "coco":
+    names = coco.split_names_of(coco.find_files(listing))
+  elif data_format == "yolo":
+    names = [name for source in yolo.find_sources(listing) for name in source.images]
+  elif data_format == "csv":
+    names = list(csv_boxes.find_files(listing))
+  else:
+    names = tfrecords.find_splits(listing.root)
+  return [name for name in dict.fromkeys(names) if name]
 
 
 def _parse(root, split):
@@ -142,16 +422,27 @@ def _parse(root, split):
   return parts
 
 
-def _read_part(part, data_format, voc_one_based_inclusive, options):
+def _read_part(part, places, data_format, options):
+  annotations, images = _below(places[0], part.split, *places[1:])
+  listing = Listing(part.root, annotations=annotations, images=images)
+  data_format = _find_format(listing, data_format)
   options = {**options, "image_list": part.image_list}
-  if data_format == "auto":
-    data_format = folders.find_format(part.root)
-  if data_format == "voc":
-    options["one_based_inclusive"] = voc_one_based_inclusive
-    return voc.read_voc(part.root, part.split, **options)
+  negatives = options.pop("unannotated_are_negatives")
+  one_based_inclusive = options.pop("one_based_inclusive")
   if data_format == "tfrecord":
-    return tfrecords.read_tfrecords(part.root, part.split, **options)
-  return coco.read_coco(part.root, part.split, **options)
+    name = split_names.choose(
+      _names_of(listing, data_format), part.split, sole=True
+    ) or [part.split]
+    data = tfrecords.read_tfrecords(part.root, name[0], **options)
+  else:
+    if data_format in _WITH_NEGATIVES:
+      options["unannotated_are_negatives"] = negatives
+    if data_format == "voc":
+      options["one_based_inclusive"] = one_based_inclusive
+    read = _READERS[data_format]
+    data = read(part.root, part.split, listing=listing, **options)
+  notes = [f"{path}: cannot be read, and is passed over" for path in listing.unreadable]
+  return dataclasses.replace(data, notes=(*notes, *data.notes))
 
 
 def _disagreements(parts):
@@ -161,11 +452,6 @@ def _disagreements(parts):
   for name, data in others:
     if data.class_names != first.class_names:
       faults.append(_describe_classes(name, data, first_name, first))
-    elif data.category_ids != first.category_ids:
-      faults.append(
-        f"{name}: its classes have the ids {data.category_ids}, but in {first_name} "
-        f"{first.category_ids}"
-      )
     if data.has_labels != first.has_labels:
       with_labels = (first_name, name) if first.has_labels else (name, first_name)
       faults.append("{} has labels, but {} has none".format(*with_labels))

@@ -171,6 +171,13 @@ def read_tfrecords(
   )
 
 
+def find_splits(root):
+  """Names of the splits in a folder that have an index and shards, sorted."""
+  paths = glob.glob(_index_path(glob.escape(root), "*"))
+  names = sorted(os.path.splitext(os.path.basename(path))[0] for path in paths)
+  return [name for name in names if folders.find_shards(root, name)]
+
+
 def _index_path(folder, name):
   return os.path.join(folder, f"{name}.json")
 
@@ -219,7 +226,7 @@ def _to_example(record, data):
   size = [record.height, record.width]
   sides = (record.boxes / np.array(size * 2, np.float32)).T
   ignored = "is_crowd" if data.ignored_are_crowds else "difficult"
-  names = [data.class_names[k - 1].encode() for k in record.classes]
+  names = [data.class_names[k - 1].encode() if k else b"" for k in record.classes]
   fields = {
     encoded.ENCODED: [picture],
     "image/format": [_FORMATS.get(picture_format, b"png")],
@@ -251,7 +258,7 @@ def _feature(values):
 
 
 def _to_index(data, places, sizes):
-  # A float32 and its double are the same number, and JSON keeps doubles exactly.
+  # JSON keeps doubles exactly.
   return {
     "class_names": data.class_names,
     "category_ids": data.category_ids,
@@ -313,10 +320,8 @@ def _describe_missing(root, split):
       f"{path}: there is no such index, but shards: their writing was interrupted; "
       "delete them and write them again"
     )
-  paths = glob.glob(_index_path(glob.escape(root), "*"))
-  names = sorted(os.path.splitext(os.path.basename(path))[0] for path in paths)
-  names = [name for name in names if folders.find_shards(root, name)]
-  return f"{path}: there is no such split; {', '.join(names) or 'none'} exist"
+  there = ", ".join(find_splits(root)) or "none"
+  return f"{path}: there is no such split; {there} exist"
 
 
 def _shard_fault(path, size):
@@ -336,15 +341,16 @@ def _to_record(entry, index, shards):
     image=encoded.ShardedImage(shards[entry["shard"]], int(entry["offset"])),
     height=int(entry["height"]),
     width=int(entry["width"]),
-    boxes=np.array(entry["boxes"], np.float32).reshape(-1, 4),
+    boxes=np.array(entry["boxes"], np.float64).reshape(-1, 4),
     classes=np.array(entry["classes"], np.int32),
     ignored=np.array(entry["ignored"], bool),
-    areas=np.array(entry["areas"], np.float32),
+    areas=np.array(entry["areas"], np.float64),
   )
   shape = record.boxes.shape[:1]
   if not record.classes.shape == record.ignored.shape == record.areas.shape == shape:
     raise ValueError(f"image {record.image_id!r} has not one class and box an object")
-  if not np.isin(record.classes, np.arange(len(index["class_names"])) + 1).all():
+  is_known = np.isin(record.classes, np.arange(len(index["class_names"])) + 1)
+  if not (is_known | ((record.classes == 0) & record.ignored)).all():
     raise ValueError(f"image {record.image_id!r} has a class that is none of them")
   return record
 

@@ -250,10 +250,10 @@ def _make_record(
     image=rendering.finish(rng, scene.canvas),
     height=height,
     width=width,
-    boxes=np.array([tight_box(m) for m in masks], np.float32).reshape(-1, 4),
+    boxes=np.array([tight_box(m) for m in masks], np.float64).reshape(-1, 4),
     classes=np.array([drawn.class_id for drawn in scene.objects], np.int32),
     ignored=np.zeros(len(masks), bool),
-    areas=np.array([np.count_nonzero(m) for m in masks], np.float32),
+    areas=np.array([np.count_nonzero(m) for m in masks], np.float64),
   )
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from ap_detect.data.readers.coco import read_coco
+from ap_detect.data.readers.listing import Listing
+from ap_detect.data.records import DataError
 
 SOURCE = "annotations/instances_val2017.json"
 
@@ -30,7 +32,7 @@ def test_reads_boxes_classes_crowds_and_images_without_annotations(coco):
   np.testing.assert_array_equal(first.ignored, [False, True, False])
   # The file's areas; the third has none and gets its box's.
   np.testing.assert_array_equal(first.areas, [33.5, 200, 600])
-  assert first.boxes.dtype == first.areas.dtype == np.float32
+  assert first.boxes.dtype == first.areas.dtype == np.float64
   assert first.classes.dtype == np.int32 and first.ignored.dtype == bool
   assert second.boxes.shape == (0, 4) and second.classes.shape == (0,)
 
@@ -46,7 +48,9 @@ def test_given_class_names_choose_and_order_the_categories(coco, faults_of):
   assert faults_of(read_coco, coco.root, "val2017", class_names=["cat"]) == expected
   data = read_coco(coco.root, "val2017", class_names=["cat"], skip_faulty=True)
   assert (list(data.skipped), data.category_ids) == (expected, (17,))
-  np.testing.assert_array_equal(data.records[0].boxes, [[3, 2, 10, 12]])
+  # What is of no class stays, to be ignored.
+  assert data.records[0].classes.tolist() == [1, 0]
+  assert data.records[0].ignored.tolist() == [False, True]
   assert faults_of(read_coco, coco.root, "val2017", class_names=["cat", "cow"]) == [
     f"{SOURCE}: has no category named ['cow']; it has ['cat', 'dog']"
   ]
@@ -140,10 +144,12 @@ def test_image_list_means_an_id_before_a_file_name(coco, tmp_path):
 
 
 def test_explicit_paths(coco, tmp_path_factory):
+  coco.save("annotations/instances_val.json")
   path = coco.save("elsewhere/some.json")
   images = tmp_path_factory.mktemp("disk") / "images"
   (coco.root / "val2017").rename(images)
-  data = read_coco(coco.root, "val", annotations=path, images=images)
+  listing = Listing(coco.root, annotations=path, images=images)
+  data = read_coco(coco.root, "train", listing=listing)
   assert data.records[0].image == str(images / "7.jpg")
 
 
@@ -162,7 +168,8 @@ def test_overshoot_of_one_pixel_is_clipped(coco):
   np.testing.assert_array_equal(record.areas, [611])
 
 
-# Faults of annotation 71, on an image of 30 x 20: the fields that change, the reason.
+# Faults of annotation 71, a crowd on an image of 30 x 20: the fields that change, the
+# reason, and where it is ignored if its place is known, (box, class id).
 ANNOTATION_FAULTS = {
   "width 0": (
     {"bbox": [5, 6, 0, 14]},
@@ -174,8 +181,9 @@ ANNOTATION_FAULTS = {
   ),
   "too thin for float32": ({"bbox": [5, 6, 1e-12, 4]}, "has no area inside the image"),
   "outside": (
-    {"bbox": [5, 6, 27, 14]},
-    "leaves the image of 30 x 20 pixels: x 5 to 32, y 6 to 20",
+    {"bbox": [5, 6, 28.5, 14]},
+    "leaves the image of 30 x 20 pixels: x 5 to 33.5, y 6 to 20",
+    ([6, 5, 20, 30], 2),
   ),
   "far outside": ({"bbox": [2e38, 0, 2e38, 4]}, "leaves the image of 30 x 20 pixels"),
   "nan": ({"bbox": [5, math.nan, 5, 5]}, "has bbox [5, nan, 5, 5], not four finite"),
@@ -183,49 +191,126 @@ ANNOTATION_FAULTS = {
   "beyond float": ({"bbox": [10**400, 5, 5, 5]}, "has bbox [1000"),
   "three numbers": ({"bbox": [5, 5, 5]}, "has bbox [5, 5, 5], not four finite"),
   "words": ({"bbox": [5, 5, 5, "5"]}, "has bbox [5, 5, 5, '5'], not four finite"),
-  "no list": ({"bbox": {"x": 5}}, "has bbox {'x': 5}, not list"),
-  "no bbox": ({"bbox": None}, "has bbox None, not list"),
-  "unknown image": ({"image_id": 5}, "names image 5, which is not in the file"),
-  "image as text": ({"image_id": "7"}, "has image_id '7', not int"),
+  "no list": ({"bbox": {"x": 5}}, "has bbox {'x': 5}, not four finite numbers"),
+  "no bbox": ({"bbox": None}, "has neither a bbox nor a polygon"),
+  "polygon of words": (
+    {"bbox": [], "segmentation": [["a", 1]]},
+    "has polygon ['a', 1], not pairs of finite numbers",
+  ),
+  "mask without size": (
+    {"bbox": None, "segmentation": {"counts": [1, 2]}},
+    "has a mask that cannot be read: 'size'",
+  ),
   "unknown category": (
     {"category_id": 19},
     "names category 19, which is not in the file",
+    ([6, 5, 20, 30], 0),
   ),
-  "crowd": ({"iscrowd": 2}, "has iscrowd 2, neither 0 nor 1"),
-  "negative area": ({"area": -1}, "has area -1, not a finite number from 0 up"),
-  "area beyond float32": ({"area": 1e300}, "has area 1e+300, not a finite number"),
-  "area nan": ({"area": math.nan}, "has area nan, not a finite number from 0 up"),
+  "crowd": ({"iscrowd": 2}, "has iscrowd 2, neither 0 nor 1", ([6, 5, 20, 30], 2)),
+  "negative area": (
+    {"area": -1},
+    "has area -1, not a finite number from 0 up",
+    ([6, 5, 20, 30], 2),
+  ),
+  "area beyond float32": (
+    {"area": 1e300},
+    "has area 1e+300, not a finite number",
+    ([6, 5, 20, 30], 2),
+  ),
+  "area nan": (
+    {"area": math.nan},
+    "has area nan, not a finite number from 0 up",
+    ([6, 5, 20, 30], 2),
+  ),
 }
 
 
 @pytest.mark.parametrize("kind", ANNOTATION_FAULTS)
-def test_faulty_annotation_is_named_or_skipped(coco, faults_of, kind):
-  changes, reason = ANNOTATION_FAULTS[kind]
+def test_faulty_annotation_is_named_or_never_background(coco, faults_of, kind):
+  changes, reason, *place = ANNOTATION_FAULTS[kind]
   coco.content["annotations"][1].update(changes)
   coco.save()
   (fault,) = faults_of(read_coco, coco.root, "val")
   assert fault.startswith(f"{SOURCE}: annotation 71 {reason}")
   data = read_coco(coco.root, "val", skip_faulty=True)
   assert data.skipped == (fault,)
-  np.testing.assert_array_equal(data.records[0].boxes, [[3, 2, 10, 12]])
-  assert len(data.records) == 2
+  assert [record.image_id for record in data.records] == [*(7 for _ in place), 4]
+  for box, class_id in place:
+    record = data.records[0]
+    assert record.boxes.tolist() == [[3, 2, 10, 12], box]
+    assert record.classes.tolist() == [1, class_id]
+    assert record.ignored.tolist() == [False, True]
 
 
-@pytest.mark.parametrize(
-  ("identity", "reason"),
-  [
-    (70, "has id 70, which an earlier one has too"),
-    ("71", "has id '71', not int"),
-    (None, "has id None, not int"),
-    (True, "has id True, not int"),
-  ],
-)
-def test_faulty_annotation_id(coco, faults_of, identity, reason):
-  coco.content["annotations"][1]["id"] = identity
+def test_annotation_of_an_unknown_image(coco, faults_of):
+  coco.content["annotations"][1]["image_id"] = 5
   coco.save()
-  assert faults_of(read_coco, coco.root, "val") == [
-    f"{SOURCE}: annotations[1] {reason}"
-  ]
+  expected = f"{SOURCE}: annotation 71 names image 5, which is not in the file"
+  assert faults_of(read_coco, coco.root, "val") == [expected]
+  assert len(read_coco(coco.root, "val", skip_faulty=True).records) == 2
+
+
+# What tools write instead of what COCO has, and what is read of it: fields of image 7,
+# fields of annotation 71, and (boxes, ids, areas) where these are others.
+LENIENT = {
+  "sizes as text": ({"height": "20", "width": "30.0"}, {}),
+  "sizes as floats": ({"height": 20.0, "width": 30.0}, {}),
+  "no size": ({"height": -1, "width": None}, {}),
+  "image id as text": ({"id": "seven"}, {"image_id": "seven"}),
+  "image id as float": ({}, {"image_id": 7.0}),
+  "image id as digits": ({}, {"image_id": "7"}),
+  "category as text": ({}, {"category_id": "18"}),
+  "crowd as text": ({}, {"iscrowd": "1"}),
+  "crowd as truth": ({}, {"iscrowd": True}),
+  "area as text": ({}, {"area": "200"}),
+  "no annotation id": ({}, {"id": None}),
+  "annotation id twice": ({}, {"id": 70}),
+  "annotation id as text": ({}, {"id": "71"}),
+  "polygons": (
+    {},
+    {"bbox": None, "segmentation": [[5, 6, 9, 6, 9, 9], [20, 20, 30, 20, 30, 12]]},
+  ),
+  "a polygon alone": ({}, {"bbox": [], "segmentation": [5, 6, 30, 6, 30, 20]}),
+  "a mask": (
+    {},
+    # Columns of 20 pixels: 5 of them empty, and of 25 more the last 14 rows.
+    {"bbox": [0, 0, 0, 0], "segmentation": {"size": [20, 30]}},
+  ),
+}
+
+
+@pytest.mark.parametrize("kind", LENIENT)
+def test_what_tools_write(coco, kind):
+  image, annotation = LENIENT[kind]
+  if kind == "a mask":
+    counts = [5 * 20 + 6, 14, *[6, 14] * 24]
+    annotation["segmentation"]["counts"] = counts
+  new_id = image.get("id", 7)
+  coco.content["images"][0].update(image)
+  for item in coco.content["annotations"]:
+    item["image_id"] = new_id
+  coco.content["annotations"][1].update(annotation)
+  coco.save()
+  data = read_coco(coco.root, "val")
+  record = data.records[0]
+  assert record.image_id == new_id and (record.height, record.width) == (20, 30)
+  assert record.boxes.tolist() == [[3, 2, 10, 12], [6, 5, 20, 30]]
+  assert record.classes.tolist() == [1, 2]
+  assert record.ignored.tolist() == [False, True]
+  assert record.areas.tolist() == [33.5, 200]
+  assert len(data.notes) == (kind in ("no annotation id", "annotation id twice"))
+
+
+@pytest.mark.parametrize("bbox", [[], [0, 0, 0, 0]])
+def test_an_empty_box_is_no_object(coco, bbox):
+  coco.content["annotations"][1].update(bbox=bbox, segmentation=[], area=0)
+  coco.save()
+  data = read_coco(coco.root, "val")
+  assert len(data.records[0].boxes) == 1
+  assert data.notes == (
+    f"{SOURCE}: 1 annotations have an empty box and no polygon, and are no objects; the "
+    "first: annotation 71",
+  )
 
 
 # Faults of image 4 in the JSON file: the fields that change, and the fault.
@@ -235,8 +320,9 @@ IMAGE_ENTRY_FAULTS = {
     "gives val2017/4.jpg 60 x 20 pixels, but it has 30 x 20",
   ),
   "id twice": ({"id": 7}, "images[1] has id 7, which an earlier one has too"),
-  "id as text": ({"id": "4"}, "images[1] has id '4', not int"),
-  "size as text": ({"height": "20"}, "image 4 has height '20', not int"),
+  "id of no kind": ({"id": [4]}, "images[1] has id [4], neither a number nor a text"),
+  "id of half": ({"id": 4.5}, "images[1] has id 4.5, neither a number nor a text"),
+  "size as word": ({"height": "tall"}, "image 4 has height 'tall', not a number"),
   "absurd size": ({"height": 10**400}, "image 4 has an impossible size: 30 x 1000..."),
   "negative size": ({"height": -2}, "image 4 has an impossible size: 30 x -2 pixels"),
   "no name": ({"file_name": None}, "image 4 has file_name None, not str"),
@@ -313,7 +399,6 @@ def test_all_faults_are_listed_together(coco, faults_of):
   assert faults_of(read_coco, coco.root, "val") == [
     f"{SOURCE}: images[2] has id 7, which an earlier one has too",
     f"{SOURCE}: images[2] has file_name None, not str",
-    f"{SOURCE}: annotations[2] has id 70, which an earlier one has too",
     f"{SOURCE}: annotations[2] names image 5, which is not in the file",
     f"{SOURCE}: annotations[2] names category 19, which is not in the file",
     f"{SOURCE}: annotations[2] has bbox [1, 2, 3], not four finite numbers",
@@ -347,12 +432,11 @@ FILE_FAULTS = {
   ),
   "categories": (
     '{"images": [{}], "annotations": [], "categories": [{"id": 1, "name": "cat"}, '
-    '{"id": 1}, {"id": "2", "name": "cat"}]}',
+    '{"id": 1}, {"id": "two", "name": "cat"}]}',
     [
       "categories[1] has id 1, which an earlier one has too",
       "categories[1] has name None, not str",
-      "categories[2] has id '2', not int",
-      "categories[2] has name 'cat', which another category has too",
+      "categories[2] has id 'two', not a whole number",
     ],
   ),
 }
@@ -376,28 +460,21 @@ def test_missing_folders_and_files(coco, faults_of):
     f"{root}/none: there is no such folder"
   ]
   coco.save()
-  assert faults_of(read_coco, root, "test") == [
-    f"{root}: no annotations of split 'test': looked for "
-    "annotations/instances_test.json, annotations/test.json, "
-    "test/_annotations.coco.json, annotations/image_info_test.json; "
-    f"there are {root}/{SOURCE}"
-  ]
+  (fault,) = faults_of(read_coco, root, "test")
+  assert fault.startswith(f"{root}: no annotations of split 'test': looked for ")
+  assert fault.endswith(f"there are {root}/{SOURCE}")
   coco.save("annotations/instances_val2014.json")
   assert faults_of(read_coco, root, "val") == [
     f"{root}: the split 'val' could be any of "
     f"{root}/annotations/instances_val2014.json, "
     f"{root}/annotations/instances_val2017.json; say which"
   ]
-  (fault,) = faults_of(read_coco, root, "val", annotations=root / "none.json")
-  assert fault.startswith("none.json: cannot be read as JSON: ")
-  assert faults_of(read_coco, root, "val2017", images=root / "none") == [
-    f"{root}/none: there is no such folder"
-  ]
+  for names in ({"annotations": root / "none.json"}, {"images": root / "none"}):
+    with pytest.raises(DataError, match=r"none.*: there is no such file or folder"):
+      Listing(root, **names)
+  # A folder of any name will do.
   (root / "val2017").rename(root / "pictures")
-  assert faults_of(read_coco, root, "val2017") == [
-    f"{root}: no folder of images: looked for {root}/val2017, {root}/images/val2017, "
-    f"{root}/images"
-  ]
+  assert read_coco(root, "val2017").records[0].image == str(root / "pictures/7.jpg")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""ap_detect.data.readers.image_files and .folders: headers, decoding, boxes, formats."""
+"""ap_detect.data.readers.image_files and .folders: headers, decoding, boxes, paths."""
 
 import io
 import os
@@ -174,53 +174,18 @@ class TestOrientation:
     ]
 
 
-def test_check_boxes_clips_up_to_one_pixel_on_every_side():
-  boxes = [[-1, -1, 11, 9], [-1.01, 0, 5, 5], [0, -1.01, 5, 5]]
-  boxes += [[0, 0, 11.01, 5], [0, 0, 5, 9.01]]
-  clipped, reasons = image_files.check_boxes(boxes, 10, 8)
+def test_check_boxes_clips_up_to_a_tenth_of_the_side_or_a_pixel():
+  """Of an image 8 pixels high and 30 wide: up to 1 and up to 3 pixels."""
+  boxes = [[-1, -3, 9, 33], [-1.01, 0, 5, 5], [0, -3.01, 5, 5]]
+  boxes += [[0, 0, 9.01, 5], [0, 0, 5, 33.01]]
+  clipped, reasons = image_files.check_boxes(boxes, 8, 30)
   assert set(reasons) == {1, 2, 3, 4}
-  assert clipped[0].tolist() == [0, 0, 10, 8] and clipped.dtype == np.float32
+  assert clipped[0].tolist() == [0, 0, 8, 30] and clipped.dtype == np.float64
 
 
 def test_check_boxes_without_boxes():
   clipped, reasons = image_files.check_boxes([], 10, 8)
   assert clipped.shape == (0, 4) and reasons == {}
-
-
-def test_find_format_by_what_is_in_the_folder(voc, coco, faults_of, tmp_path):
-  assert folders.find_format(tmp_path) == "voc"
-  assert folders.find_format(tmp_path.parent) == "voc"
-  coco.save()
-  (fault,) = faults_of(folders.find_format, tmp_path)
-  assert fault.startswith(f"{tmp_path}: holds several formats")
-  (tmp_path / "JPEGImages").rename(tmp_path / "Images")
-  assert folders.find_format(tmp_path) == "coco"
-
-
-def test_find_format_knows_one_folder_a_split(coco):
-  coco.save("train/_annotations.coco.json")
-  assert folders.find_format(coco.root) == "coco"
-
-
-def test_find_format_takes_voc_without_annotations_where_nothing_else_is(voc, coco):
-  for path in (voc.root / "Annotations").iterdir():
-    path.unlink()
-  (voc.root / "Annotations").rmdir()
-  assert folders.find_format(voc.root) == "voc"
-  coco.save()
-  assert folders.find_format(voc.root) == "coco"
-
-
-def test_find_format_lists_what_was_looked_for_and_found(tmp_path, faults_of):
-  (tmp_path / "labels").mkdir()
-  assert faults_of(folders.find_format, tmp_path) == [
-    f"{tmp_path}: no VOC, COCO or TFRecord data. Looked for Annotations, JPEGImages, "
-    "ImageSets/Main (VOC), for annotations/*.json or <split>/_annotations.coco.json "
-    "(COCO), and for <split>-*-of-*.tfrecord (TFRecord); found labels"
-  ]
-  assert faults_of(folders.find_format, tmp_path / "none") == [
-    f"{tmp_path}/none: there is no such folder"
-  ]
 
 
 @pytest.mark.parametrize("name", ["..", "a/../../b", "/a", "", "a\0b", "..\\b"])

@@ -11,7 +11,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ap_detect.data import augment, encoded, pipeline, shapes
-from ap_detect.data.readers import folders, splits, tfrecords
+from ap_detect.data.readers import splits, tfrecords
 from ap_detect.data.readers.coco import read_coco
 from ap_detect.data.readers.voc import read_voc
 from ap_detect.data.records import DataError, ImageRecord
@@ -179,15 +179,16 @@ def test_batches_are_those_of_the_files(voc, tmp_path):
 
 class TestSplits:
   def test_the_format_is_found(self, shards, coco, faults_of):
-    assert folders.find_format(shards) == "tfrecord"
     assert [r.image_id for r in splits.read_split(shards, "train").records] == [
       "a",
       "b",
     ]
     coco.root = shards
     coco.save()
-    (fault,) = faults_of(folders.find_format, shards)
+    (fault,) = faults_of(splits.read_split, shards, "train")
     assert "holds several formats" in fault and "; tfrecord for " in fault
+    data = splits.read_split(shards, "train", data_format="tfrecord")
+    assert len(data.records) == 2
 
   def test_shards_join_with_shards_and_with_files(
     self, voc, shards, tmp_path, faults_of

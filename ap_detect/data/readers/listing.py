@@ -1,0 +1,191 @@
+"""The files of a dataset's folder, found once and without regard to case."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import os
+import re
+import urllib.parse
+from collections.abc import Iterable
+
+from ap_detect.data import image_headers
+from ap_detect.data.readers import folders, split_names
+from ap_detect.data.records import DataError
+
+# Folders that may be links, to another disk, say; any other link is not followed.
+_PART_NAMES = re.compile(
+  r"(jpegimages|images?|imgs?|annotations?|annots?|labels?|xmls?|data|imagesets)\d*",
+  re.IGNORECASE,
+)
+_IMAGE_NAMES = re.compile(r"(jpegimages|images?|imgs?)\d*")
+
+
+class Listing:
+  """Files at and below a folder; hidden ones are passed over.
+
+  Attributes:
+    root: the folder.
+    unreadable: paths of the folders that cannot be read; their files are not listed.
+    images_only: folder that alone images are looked for in; "" for all of root.
+  """
+
+  def __init__(self, root, *, annotations="", images=""):
+    """Lists a folder.
+
+    Args:
+      root: the folder.
+      annotations: file or folder that alone annotations are looked for in, relative to
+        root or absolute; "" for all of root.
+      images: folder that alone images are looked for in; likewise.
+
+    Raises:
+      DataError: there is no such folder or file.
+    """
+    self.root = os.fspath(root)
+    folders.check_folder(self.root)
+    self.unreadable: list[str] = []
+    self._tops = [os.path.realpath(self.root)]
+    self.images_only = os.path.join(self.root, images) if images else ""
+    self._annotations_only = os.path.join(self.root, annotations) if annotations else ""
+    self._entered: set[str] = set()
+    self._files = list(self._walk(self.root))
+    for path in (self.images_only, self._annotations_only):
+      if not path:
+        continue
+      if not os.path.exists(path):
+        raise DataError([f"{path}: there is no such file or folder"])
+      self._tops.append(os.path.realpath(path))
+      self._files += self._walk(path) if os.path.isdir(path) else [path]
+    self._files = list(dict.fromkeys(self._files))
+
+  def _walk(self, top):
+    real = os.path.realpath(top)
+    if real in self._entered:
+      return
+    self._entered.add(real)
+    try:
+      with os.scandir(top) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)
+        kinds = [(entry, entry.is_dir()) for entry in found]
+    except OSError:
+      self.unreadable.append(top)
+      return
+    for entry, is_folder in kinds:
+      if entry.name.startswith((".", "__MACOSX")):
+        continue
+      if not is_folder:
+        yield entry.path
+      elif not entry.is_symlink():
+        yield from self._walk(entry.path)
+      elif _PART_NAMES.fullmatch(entry.name) or split_names.of_folder(entry.name):
+        self._tops.append(os.path.realpath(entry.path))
+        yield from self._walk(entry.path)
+
+  def annotation_files(self, *endings: str) -> list[str]:
+    """Paths of the files with one of the endings, whatever their case, sorted."""
+    return [
+      path
+      for ending in endings
+      for path in self._by_ending.get(ending, ())
+      if is_below(path, self._annotations_only)
+    ]
+
+  @functools.cached_property
+  def images(self) -> list[str]:
+    """Paths of the files that are images by their endings, sorted."""
+    return sorted(
+      path
+      for ending in image_headers.ENDINGS
+      for path in self._by_ending.get(ending, ())
+      if is_below(path, self.images_only)
+    )
+
+  @functools.cached_property
+  def _by_ending(self) -> dict[str, list[str]]:
+    by_ending: dict[str, list[str]] = collections.defaultdict(list)
+    for path in self._files:
+      by_ending[os.path.splitext(path)[1].lower()].append(path)
+    return by_ending
+
+  @functools.cached_property
+  def _images_by_name(self) -> dict[str, list[str]]:
+    """Images by their names in lower case, with and without ending."""
+    by_name: dict[str, list[str]] = collections.defaultdict(list)
+    for path in self.images:
+      name = os.path.basename(path).lower()
+      by_name[name].append(path)
+      by_name[os.path.splitext(name)[0]].append(path)
+    return by_name
+
+  def relative(self, path: str) -> str:
+    """A path as messages name it: relative to root."""
+    return os.path.relpath(path, self.root)
+
+  def check_inside(self, path: str) -> str:
+    """The path itself; ValueError if it is a link that leads out of the folder."""
+    return folders.path_inside(
+      os.path.dirname(path), os.path.basename(path), self._tops
+    )
+
+  def find_image(self, name: str, near: str = "", below: str = "") -> str | None:
+    """The image that an annotation names, perhaps by its path on another machine.
+
+    Args:
+      name: path or URL, with or without an ending; only its last part has to agree.
+      near: path of the file that names it. Of several images of the name, the one is
+        meant that agrees with it in more folders from the end, or else lies in a split of
+        the same name as this file, or else closer to this file, or else in a folder for
+        images.
+      below: folder that the image must be below; "" for any.
+
+    Returns:
+      Path of a file below the root; None where there is none, or several are as near.
+
+    Raises:
+      ValueError: the image is a link that leads out of the folder.
+    """
+    parts = re.split(r"[\\/]+", urllib.parse.unquote(_without_query(name)).lower())
+    stem, ending = os.path.splitext(parts[-1])
+    names = [parts[-1], *([stem] if ending in image_headers.ENDINGS else [])]
+    found = next(filter(None, map(self._images_by_name.get, names)), [])
+    found = [path for path in found if is_below(path, below)]
+    if len(found) > 1:
+      scores = [self._nearness(path, parts[:-1], near) for path in found]
+      found = [path for path, score in zip(found, scores) if score == max(scores)]
+    return self.check_inside(found[0]) if len(found) == 1 else None
+
+  def _nearness(self, path, folders_named, near):
+    own = self.relative(path).lower().split(os.sep)[:-1]
+    near = self.relative(near) if near else ""
+    return (
+      _count_equal(reversed(folders_named), reversed(own)),
+      split_names.of_folders(self.relative(path)) == split_names.of_path(near),
+      _count_equal(near.lower().split(os.sep), own),
+      any(map(_IMAGE_NAMES.fullmatch, own)),
+    )
+
+  def describe(self) -> str:
+    """What there is, for a folder in which nothing can be read."""
+    counts = {ending or "no ending": len(p) for ending, p in self._by_ending.items()}
+    kinds = ", ".join(f"{counts[ending]} {ending}" for ending in sorted(counts))
+    found = folders.some_names(sorted(os.listdir(self.root))) or "an empty folder"
+    return f"{found} (files at and below it: {kinds})" if counts else found
+
+
+def is_below(path: str, top: str) -> bool:
+  """Whether a path is `top` or below it; true where top is ""."""
+  return not top or path == top or path.startswith(top.rstrip(os.sep) + os.sep)
+
+
+def _without_query(name: str) -> str:
+  return name.partition("?")[0] if "://" in name else name
+
+
+def _count_equal(first: Iterable[str], second: Iterable[str]) -> int:
+  count = 0
+  for one, other in zip(first, second):
+    if one != other:
+      break
+    count += 1
+  return count
