@@ -31,11 +31,11 @@ def area(boxes):
 
 
 def mirror(boxes, width):
-  """Boxes of a picture whose left and right are exchanged.
+  """Boxes of an image whose left and right are exchanged.
 
   Args:
     boxes: [..., 4] float, yxyx.
-    width: of the picture, in units of the boxes; broadcasts against [...].
+    width: of the image, in units of the boxes; broadcasts against [...].
 
   Returns:
     [..., 4] of the same type.

@@ -128,7 +128,7 @@ def turn(image, orientation):
 
 
 def scale_to_fit(image_size, output_size):
-  """The factor by which a picture fits into a given size with its aspect kept.
+  """The factor by which an image fits into a given size with its aspect kept.
 
   Args:
     image_size: [..., 2] height and width, pixels.
@@ -146,9 +146,9 @@ def scale_to_fit(image_size, output_size):
 
 
 def scale_and_translate(images, output_size, scale, translation=(0.0, 0.0)):
-  """Moves pictures into a canvas: a point at y lands at y * scale + translation.
+  """Moves images into a canvas: a point at y lands at y * scale + translation.
 
-  Bilinear, antialiased where it shrinks; canvas outside the picture gets FILL_RGB.
+  Bilinear, antialiased where it shrinks; canvas outside the image gets FILL_RGB.
 
   Args:
     images: [B, H, W, 3], uint8 or float, RGB 0..255.
@@ -181,17 +181,17 @@ def scale_and_translate(images, output_size, scale, translation=(0.0, 0.0)):
 
 
 def resize_to_fit(images, output_size, fit_size=None):
-  """Pictures scaled to fit, aspect kept, in the top left corner of a canvas.
+  """Images scaled to fit, aspect kept, in the top left corner of a canvas.
 
   Args:
     images: [B, H, W, 3], uint8 or float, RGB 0..255.
     output_size: (height, width) of the canvas, pixels.
-    fit_size: [2] height and width that the pictures are scaled to fit; None for
+    fit_size: [2] height and width that the images are scaled to fit; None for
       output_size.
 
   Returns:
     ([B, height, width, 3] float32, scale): scale is the factor from pixels of the
-    picture to pixels of the canvas, [] float32.
+    image to pixels of the canvas, [] float32.
   """
   fit_size = output_size if fit_size is None else fit_size
   scale = scale_to_fit(tf.shape(images)[1:3], fit_size)
@@ -199,7 +199,7 @@ def resize_to_fit(images, output_size, fit_size=None):
 
 
 def _inside(input_length, output_length, scale, translation):
-  """Whether each canvas pixel's centre falls on the picture; [output_length] bool."""
+  """Whether each canvas pixel's centre falls on the image; [output_length] bool."""
   centers = tf.range(output_length, dtype=tf.float32) + 0.5
   source = (centers - translation) / scale
   return (source >= 0) & (source <= tf.cast(input_length, tf.float32))

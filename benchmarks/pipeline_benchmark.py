@@ -5,7 +5,7 @@
   python benchmarks/pipeline_benchmark.py --config=configs/voc07_lite0.py \
     --config.data.root=VOCdevkit/VOC2007 --train_steps=100
 
-The yardsticks read and decode, and then resize, pictures of the same split in the same
+The yardsticks read and decode, and then resize, images of the same split in the same
 order, with nothing of ours. Each line below adds one step of the augmentation to those
 above it; the last is the whole, in batches. Rounds of all lines alternate, so that a busy
 machine slows them alike, and every figure is a median.
@@ -44,7 +44,7 @@ _STEPS = flags.DEFINE_integer("train_steps", 0, "Training steps to time; 0: none
 
 
 def _yardsticks(config, dataset):
-  """{name: dataset of single pictures}; read and decoded, then resized too."""
+  """{name: dataset of single images}; read and decoded, then resized too."""
   import tensorflow as tf
 
   paths = tf.constant([record.image for record in dataset.records])

@@ -4,13 +4,13 @@
     --model_dir=runs/retinanet500 --config.data.root=coco
 
 Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, sections 4 and 5:
-9 anchors a cell, mirroring alone, SGD at 0.01 for 90,000 steps of 16 pictures, /10 at
+9 anchors a cell, mirroring alone, SGD at 0.01 for 90,000 steps of 16 images, /10 at
 60,000 and 80,000. Expected on test-dev: AP 34.4, AP50 53.1, AP75 36.8. Not run by this
 project.
 Hardware: 2 GPUs, 8 images each (Lin et al.: 8 GPUs, 2 images each).
 Data: COCO 2017; its train2017 and val2017 are the paper's trainval35k and minival.
 
-The training input is a square in which a picture of 4:3 is 504 x 672 px.
+The training input is a square in which an image of 4:3 is 504 x 672 px.
 """
 
 import pathlib

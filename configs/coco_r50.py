@@ -16,7 +16,7 @@ Other rows of Table 2, each the command above with its own --model_dir and
   --config.train.classification_loss=focal_loss   focal loss: 33.9 / 55.0 / 35.7
   --config.train.classification_loss=auc_loss     AUC-loss:   25.5 / 44.9 / 26.0
 
-The authors' release leaves pictures without objects out and lets crowds become
+The authors' release leaves images without objects out and lets crowds become
 background, of which the paper says nothing: --config.data.drop_empty_images=True
 --config.data.drop_ignored_objects=True.
 """

@@ -6,7 +6,7 @@ Source: AP-loss (Chen et al. 2019), on data and at a size where 10 minutes on 2 
 show something. What differs from the paper is what training from scratch in so short a
 time wants: Adam with a cosine rate, He-initialised heads of 64 channels, batch
 normalisation that is trained, square anchors from 16 px on (the objects' boxes are nearly
-square and take 16 % to 60 % of the picture's side).
+square and take 16 % to 60 % of the image's side).
 Cost: 6 minutes of processor time; 4 to 8 minutes on 2 CPU cores.
 Result: see "Results" in README.md, with focal loss beside it
 (--config.train.classification_loss=focal_loss).

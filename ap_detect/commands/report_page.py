@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 
 class Picture(NamedTuple):
-  """A picture, which only the HTML shows.
+  """An image, which only the HTML shows.
 
   Attributes:
     description: for those who cannot see it.

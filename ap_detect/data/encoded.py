@@ -31,18 +31,18 @@ class ShardedImage(NamedTuple):
 
 
 def make_reader(images):
-  """Function of a picture's index to its bytes, in TensorFlow operations.
+  """Function of an image's index to its bytes, in TensorFlow operations.
 
   Args:
     images: list of paths of JPEG or PNG files and of ShardedImages.
 
   Returns:
     Function of an index, [] integer, to [] string. Where it is called, it raises
-    tf.errors.OpError for a picture that cannot be read.
+    tf.errors.OpError for an image that cannot be read.
   """
   files = [image if isinstance(image, str) else image.path for image in images]
   paths = tf.constant(files, tf.string)
-  # -1: the file is the picture.
+  # -1: the file is the image.
   offsets = tf.constant([getattr(image, "offset", -1) for image in images], tf.int64)
 
   def read(index):
@@ -55,7 +55,7 @@ def make_reader(images):
 
 
 def read(image):
-  """Bytes of one picture.
+  """Bytes of one image.
 
   Args:
     image: path of a JPEG or PNG file, or ShardedImage.
@@ -155,7 +155,7 @@ def _read_varint(file):
 
 
 def _read_record(path, offset):
-  """The picture in the record at an offset; its checksums are checked on the way."""
+  """The image in the record at an offset; its checksums are checked on the way."""
   # Of the public classes only whole files can be read; the operation itself seeks.
   records = tf.raw_ops.TFRecordDatasetV2(
     filenames=[path],

@@ -5,8 +5,8 @@ Training reads an endless stream of positions: position p is image p mod n of th
 run that starts again at position p continues with exactly the images it would have had,
 whatever the size of its batches.
 
-Indices are shuffled, all of them, and not pictures in a buffer: that is uniform, takes
-four bytes a picture, and can start anywhere. Nothing decoded is cached: a decoded picture
+Indices are shuffled, all of them, and not images in a buffer: that is uniform, takes
+four bytes an image, and can start anywhere. Nothing decoded is cached: a decoded image
 takes several times the memory of its file, which the system's page cache keeps anyway,
 and decoding is the smaller part of the work beside augmentation.
 """
@@ -40,7 +40,7 @@ def training_batches(
 ):
   """Endless augmented batches of a split, in an order that `seed` fixes.
 
-  A tf.data service has each position, and so each picture of a shuffle, made exactly once
+  A tf.data service has each position, and so each image of a shuffle, made exactly once
   by one of its workers, with the same pixels; but they come in the order in which they
   are ready, so that a batch may hold positions of its neighbours. A worker that dies
   takes the few that it had along. Without any worker the first batch waits for one.
@@ -70,7 +70,7 @@ def training_batches(
 
   def make_example(position, index):
     example = load(index)
-    # The order and each picture's augmentation are drawn from different streams.
+    # The order and each image's augmentation are drawn from different streams.
     example["seed"] = tf.stack([seed + 1, tf.cast(position % 2**31, tf.int32)])
     for step in steps:
       example = step(example)
@@ -143,11 +143,11 @@ def images_at(num_images, position, count, *, seed=0):
 
 
 class View(NamedTuple):
-  """How a picture is shown to a network that is tested.
+  """How an image is shown to a network that is tested.
 
   Attributes:
     canvas_size: (height, width) of the network's input, pixels.
-    fit_size: (height, width) that the picture is scaled to fit, its aspect kept; it lies
+    fit_size: (height, width) that the image is scaled to fit, its aspect kept; it lies
       in the canvas's top left corner.
     mirrored: whether left and right are exchanged.
   """
@@ -170,8 +170,8 @@ def evaluation_batches(records, *, views, batch_size):
 
   Returns:
     tf.data.Dataset of tuples with a dict a view: `image` [B, H, W, 3] float32 RGB
-    0..255, `scale` [B] float32, pixels of the input a pixel of the picture,
-    `content_size` [B, 2] float32, height and width of the picture in the input.
+    0..255, `scale` [B] float32, pixels of the input a pixel of the image,
+    `content_size` [B, 2] float32, height and width of the image in the input.
   """
   load_image = _image_loader(records)
   count = len(records)

@@ -65,7 +65,7 @@ def gather_objects(dataset: DetectionDataset, image_size, *, warp=False):
   Args:
     dataset: DetectionDataset with at least one image.
     image_size: (height, width) of the network's input, pixels.
-    warp: whether pictures are warped to that size; else they are scaled to fit into its
+    warp: whether images are warped to that size; else they are scaled to fit into its
       top left corner, as in evaluation.
 
   Returns:

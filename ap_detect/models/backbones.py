@@ -1,4 +1,4 @@
-"""Backbones: pictures in, feature maps C3-C5 out; each owns its input normalisation."""
+"""Backbones: images in, feature maps C3-C5 out; each owns its input normalisation."""
 
 from __future__ import annotations
 

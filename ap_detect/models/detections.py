@@ -1,7 +1,7 @@
 """Raw outputs -> detections: decode, keep the best per level, NMS per class.
 
 In two halves, `find_candidates` and `suppress`, between which the candidates of several
-views of a picture can be put together.
+views of an image can be put together.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def find_candidates(
     anchors: [A, 4] float32, yxyx, pixels.
     level_sizes: number of anchors of each pyramid level; they sum to A.
     content_size: [B, 2] float32, height and width, in pixels of the network's input,
-      of the picture in it; boxes are clipped to it.
+      of the image in it; boxes are clipped to it.
     candidates_per_level: box-class pairs a level, best scores first.
 
   Returns:
@@ -101,7 +101,7 @@ def find_candidates(
     outputs, anchors, level_sizes, candidates_per_level
   )
   boxes = box_ops.clip(boxes, content_size[:, :1], content_size[:, 1:])
-  # A box that lay outside the picture, or is NaN, has no area: score 0 never passes.
+  # A box that lay outside the image, or is NaN, has no area: score 0 never passes.
   has_area = box_ops.area(boxes) > 0
   scores = tf.where(has_area, scores, 0.0)
   boxes = tf.where(has_area[..., tf.newaxis], boxes, 0.0)

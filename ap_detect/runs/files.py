@@ -25,7 +25,7 @@ def write_text(path: str, text: str) -> None:
 
 
 def write_png(path: str, pixels: np.ndarray) -> None:
-  """As `write_json`, for a picture, [H, W, 3] uint8; not safe from a loss of power."""
+  """As `write_json`, for an image, [H, W, 3] uint8; not safe from a loss of power."""
   _write_image(path, pixels, "PNG")
 
 

@@ -73,7 +73,7 @@ def level_sizes(config: config_lib.Config, image_size=None) -> list[int]:
 
 
 def make_detect(config: config_lib.Config):
-  """Post-processing of a config's network for serving, where a picture has one view.
+  """Post-processing of a config's network for serving, where an image has one view.
 
   That is data.image_size_px; where the config tests at other scales or mirrored, the log
   says that they are not part of it.

@@ -1,4 +1,4 @@
-"""The views of a picture that a network is tested on: its scales, and mirrored or not."""
+"""The views of an image that a network is tested on: its scales, and mirrored or not."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _LONGER_STEP_PX = 128
 
 
 def views_of(height: int, width: int, config: config_lib.Config) -> tuple[View, ...]:
-  """The views that a config tests a picture of some size on.
+  """The views that a config tests an image of some size on.
 
   Args:
-    height: of the picture, pixels.
-    width: of the picture, pixels.
+    height: of the image, pixels.
+    width: of the image, pixels.
     config: Config.
 
   Returns:
-    Views; pictures that have the same can share a batch.
+    Views; images that have the same can share a batch.
 
   Example:
     >>> config = config_lib.Config(eval=config_lib.EvalConfig(test_scales=("500/833",)))
@@ -57,7 +57,7 @@ def group_by_views(records, config: config_lib.Config):
 
 
 def _fit(height, width, shorter, longer):
-  """(canvas_size, fit_size) of a picture at a test scale."""
+  """(canvas_size, fit_size) of an image at a test scale."""
   scale = min(shorter / min(height, width), longer / max(height, width))
   resized = round(max(height, width) * scale)
   canvas = (
@@ -75,13 +75,13 @@ def _round_up(side, multiple):
 
 
 def make_detect(network, views: tuple[View, ...], config: config_lib.Config):
-  """Function of a batch of views to detections in pixels of the original pictures.
+  """Function of a batch of views to detections in pixels of the original images.
 
   Candidates of all views are put together before NMS.
 
   Args:
     network: tf.keras.Model of images -> Outputs.
-    views: of every picture in the batch.
+    views: of every image in the batch.
     config: Config.
 
   Returns:
@@ -118,7 +118,7 @@ def make_detect(network, views: tuple[View, ...], config: config_lib.Config):
 
 
 def _to_original(candidates, pictures, view):
-  """Candidates in pixels of the original picture, mirrored back."""
+  """Candidates in pixels of the original image, mirrored back."""
   boxes = candidates.boxes
   if view.mirrored:
     width = pictures["content_size"][:, tf.newaxis, 1]

@@ -43,7 +43,7 @@ def random_ssd_color(strength=1.0):
   """Step: random brightness, contrast, saturation, hue and lighting, 0..255.
 
   Contrast comes before or after saturation and hue, which are those of HSV. Values
-  outside of 0..255 are clipped before HSV and at the end, as 8-bit pictures would be.
+  outside of 0..255 are clipped before HSV and at the end, as 8-bit images would be.
   Lighting is N(0, 0.1) a principal component of ImageNet's colours.
   """
 
@@ -124,7 +124,7 @@ def rotate_hue(image, degrees):
 
 
 def lighting_shift(weights):
-  """What is added to a picture's pixels to change its lighting (Krizhevsky et al. 2012).
+  """What is added to an image's pixels to change its lighting (Krizhevsky et al. 2012).
 
   Args:
     weights: [3] float32, one a principal component of ImageNet's colours.

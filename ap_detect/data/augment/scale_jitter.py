@@ -15,7 +15,7 @@ def zoom_steps(
   """The steps of an augmentation that keeps the aspect.
 
   Colour comes last, where there are the fewest pixels; it changes the canvas around the
-  picture too.
+  image too.
 
   Args:
     output_size: (height, width) of the network's input, pixels.
@@ -50,9 +50,9 @@ def random_horizontal_flip(probability):
 
 
 def zoom_onto_canvas(output_size, zoom_range=(1.0, 1.0)):
-  """Step: scales the picture to fit the canvas, times a random zoom, at a random place.
+  """Step: scales the image to fit the canvas, times a random zoom, at a random place.
 
-  With zoom (1, 1) and a picture of the canvas's aspect this is `images.resize_to_fit`.
+  With zoom (1, 1) and an image of the canvas's aspect this is `images.resize_to_fit`.
   An object whose centre leaves the canvas becomes `ignored`; one that leaves it wholly
   is dropped; boxes are cut to the canvas.
 

@@ -47,11 +47,11 @@ def ssd_steps(output_size, *, horizontal_flip=0.5, color_strength=1.0):
 
 
 def random_expansion(probability=0.5, max_ratio=MAX_EXPANSION):
-  """Step: sets `window` to a larger plane in which the picture lies at a random place.
+  """Step: sets `window` to a larger plane in which the image lies at a random place.
 
   Args:
-    probability: of expanding at all; else the window is the picture.
-    max_ratio: the window's sides are U(1, max_ratio) times the picture's.
+    probability: of expanding at all; else the window is the image.
+    max_ratio: the window's sides are U(1, max_ratio) times the image's.
   """
 
   def step(example):
@@ -74,7 +74,7 @@ def random_crop():
 
   Sampler: none, an IoU of at least 0.1, 0.3, 0.7 or 0.9 with some object, or any. One
   whose 50 trials all fail gives way to another draw of a sampler, as in the authors'
-  release. A crop holds the centre of an object, or of the picture where it has none.
+  release. A crop holds the centre of an object, or of the image where it has none.
   Ignored objects have no say. An object whose centre is outside of the window is
   dropped, and boxes are cut to it.
   """
@@ -133,7 +133,7 @@ def warp_window(output_size):
   """Step: resamples `window` to the network's input, whatever its aspect.
 
   By one of linear, nearest, area, cubic and Lanczos interpolation. Where the window
-  passes the picture it gets `images.FILL_RGB`. The picture is resized to whole pixels of
+  passes the image it gets `images.FILL_RGB`. The image is resized to whole pixels of
   the output; boxes follow that.
 
   Args:
@@ -172,7 +172,7 @@ def _resize(image, size, interpolation):
 
 
 def _place(image, corner, output_size):
-  """A canvas of FILL_RGB with the picture at a corner."""
+  """A canvas of FILL_RGB with the image at a corner."""
   size = tf.shape(image)[:2]
 
   def pad():

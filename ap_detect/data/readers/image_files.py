@@ -442,7 +442,7 @@ def _read_header(picture, *, max_image_pixels, exif_orientation, convertible):
 
 
 def _decoding_error(picture):
-  """Why a picture cannot be decoded, or None if it can."""
+  """Why an image cannot be decoded, or None if it can."""
   try:
     images.decode_image(encoded.read(picture))
   except (tf.errors.OpError, ValueError) as error:

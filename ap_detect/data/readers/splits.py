@@ -501,7 +501,7 @@ def _drop_repeated_files(parts):
 
 
 def _identify(image):
-  """The same for the same picture, whatever links lead to it."""
+  """The same for the same image, whatever links lead to it."""
   if isinstance(image, str):
     return os.path.realpath(image)
   return image._replace(path=os.path.realpath(image.path))

@@ -1,10 +1,10 @@
-"""TFRecord shards: a split in a few large files instead of one file a picture.
+"""TFRecord shards: a split in a few large files instead of one file an image.
 
-  <split>-00000-of-00008.tfrecord   tf.train.Examples, one a picture
-  <split>.json                      the index: classes, objects, where each picture lies
+  <split>-00000-of-00008.tfrecord   tf.train.Examples, one an image
+  <split>.json                      the index: classes, objects, where each image lies
 
 Opening a split reads its index alone. An uncompressed TFRecord file can be read from the
-first byte of any record, so training reads pictures one by one, wherever they lie, in the
+first byte of any record, so training reads images one by one, wherever they lie, in the
 one order that `pipeline` draws for every format: uniformly shuffled, the same with shards
 as without, and continued at any step. A reader that goes through shards from end to end
 would ask the disk for less, but shuffle only within a buffer and start only at a shard's
@@ -110,7 +110,7 @@ def read_tfrecords(
     class_names: names of classes 1..K, which must be those of the shards; None for any.
     skip_faulty: whether faulty images are left out and reported, instead of raising.
       What concerns the whole split is raised all the same.
-    check_images: whether every picture is also read and decoded.
+    check_images: whether every image is also read and decoded.
     max_image_pixels: images with more, by their own headers, are a fault.
     exif_orientation: whether images are turned as their EXIF data says.
     convertible: makes no difference; what had to be converted was when it was written.
@@ -210,7 +210,7 @@ def _write_shards(data, stem, shard_bytes):
 def _to_example(record, data):
   """A record in the fields of the TF Object Detection API, for tools that read these.
 
-  Here only the picture itself is read; the objects, exactly, are in the index.
+  Here only the image itself is read; the objects, exactly, are in the index.
   """
   picture_format = record.header.format if record.header else image_headers.CONVERTED
   if isinstance(record.image, np.ndarray):
