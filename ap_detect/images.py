@@ -56,6 +56,44 @@ def decode_image(encoded, *, exif_orientation=True):
   return tf.ensure_shape(image, [None, None, 3])
 
 
+def read_size(encoded):
+  """Height and width of an encoded image as stored, from its header.
+
+  Args:
+    encoded: [] string; any bytes.
+
+  Returns:
+    [2] int64; zeros for what is no JPEG, PNG or BMP.
+
+  Raises:
+    tf.errors.InvalidArgumentError: the header of a JPEG is damaged.
+  """
+
+  def read_png():
+    # The first chunk: its length, "IHDR", width and height.
+    words = tf.cast(_read_words(encoded, 8, 8), tf.int64)
+    size = tf.gather(words, [6, 4]) * 2**16 + tf.gather(words, [7, 5])
+    return tf.where(tf.reduce_all(words[2:4] == [0x4948, 0x4452]), size, 0)
+
+  def read_bmp():
+    words = tf.cast(_read_words(encoded, 18, 4, little_endian=True), tf.int64)
+    size = tf.gather(words, [3, 1]) * 2**16 + tf.gather(words, [2, 0])
+    # A negative height is of rows from top to bottom.
+    return tf.where(size < 2**31, size, 2**32 - size)
+
+  def read_jpeg():
+    return tf.cast(tf.image.extract_jpeg_shape(encoded)[:2], tf.int64)
+
+  return tf.case(
+    [
+      (_starts_with(encoded, JPEG_START), read_jpeg),
+      (_starts_with(encoded, PNG_START), read_png),
+      (_starts_with(encoded, BMP_START), read_bmp),
+    ],
+    default=lambda: tf.zeros([2], tf.int64),
+  )
+
+
 def read_orientation(encoded):
   """EXIF's orientation of an encoded image.
 
@@ -72,7 +110,7 @@ def read_orientation(encoded):
 
   def read_segment(position):
     """The first five words: marker, length, and where "Exif" would stand."""
-    return _read_words(encoded, tf.minimum(position, num_bytes), 5)
+    return _read_words(encoded, position, 5)
 
   def is_exif(words):
     return tf.reduce_all(
@@ -161,20 +199,25 @@ def scale_and_translate(images, output_size, scale, translation=(0.0, 0.0)):
   """
   scale = tf.convert_to_tensor(scale, tf.float32)
   translation = tf.convert_to_tensor(translation, tf.float32)
-  moved = tf.raw_ops.ScaleAndTranslate(
-    images=images,
-    size=tf.constant(output_size, tf.int32),
-    scale=scale,
-    translation=translation,
-    kernel_type="triangle",
-    antialias=True,
-  )
   inside = [
     _inside(
       tf.shape(images)[1 + axis], output_size[axis], scale[axis], translation[axis]
     )
     for axis in (0, 1)
   ]
+  # Only as far as the picture reaches: between its passes over rows and columns the
+  # operation has rows as wide as the picture, which of a narrow strip would be huge.
+  ends = [_end(is_inside) for is_inside in inside]
+  moved = tf.raw_ops.ScaleAndTranslate(
+    images=images,
+    size=tf.stack(ends),
+    scale=scale,
+    translation=translation,
+    kernel_type="triangle",
+    antialias=True,
+  )
+  missing = [[0, length - end] for length, end in zip(output_size, ends)]
+  moved = tf.pad(moved, [[0, 0], *missing, [0, 0]])
   mask = inside[0][:, tf.newaxis, tf.newaxis] & inside[1][tf.newaxis, :, tf.newaxis]
   moved = tf.where(mask, moved, tf.constant(FILL_RGB))
   return tf.ensure_shape(moved, [None, *output_size, 3])
@@ -205,6 +248,12 @@ def _inside(input_length, output_length, scale, translation):
   return (source >= 0) & (source <= tf.cast(input_length, tf.float32))
 
 
+def _end(is_inside):
+  """Number of canvas pixels up to the last that is inside, at least 1; [] int32."""
+  places = tf.range(1, tf.size(is_inside) + 1)
+  return tf.maximum(tf.reduce_max(tf.where(is_inside, places, 0)), 1)
+
+
 def _turn_as_exif_says(image, encoded):
   """A JPEG's pixels, turned; those of most files are left alone without a search."""
   # After the start of the image and JFIF's 18 bytes there are tables at once.
@@ -228,8 +277,12 @@ def _parse_orientation(tiff):
   def number(values, start, size):
     """The numbers in `size` bytes from `start` on, along the last axis."""
     digits = tf.cast(values[..., start : start + size], tf.int64)
-    places = tf.constant([256**place for place in range(size)], tf.int64)
-    places = tf.where(is_little_endian, places, places[::-1])
+    places = [256**place for place in range(size)]
+    places = tf.where(
+      is_little_endian,
+      tf.constant(places, tf.int64),
+      tf.constant(places[::-1], tf.int64),
+    )
     return tf.reduce_sum(digits * places, axis=-1)
 
   offset = tf.minimum(number(data, 4, 4), _MAX_EXIF_BYTES - 2)
@@ -284,7 +337,7 @@ def _is_readable_bmp(encoded):
   """Whether a BMP has 24 or 32 bits per pixel in the order that TensorFlow expects."""
   # From byte 14 on: the header's size, ..., bits (28), compression (30), ..., masks of
   # red, green and blue (54). Numbers are little-endian.
-  words = _read_words(encoded, tf.minimum(14, tf.strings.length(encoded)), 26, True)
+  words = _read_words(encoded, 14, 26, little_endian=True)
   has_masks = tf.reduce_all(words[8:10] == [3, 0])
   masks = tf.reduce_all(words[20:26] == [0, 0xFF, 0xFF00, 0, 0xFF, 0])
   return (
@@ -297,6 +350,7 @@ def _is_readable_bmp(encoded):
 
 def _read_words(encoded, position, count, little_endian=False):
   """Numbers of 16 bits, [count] int32; zeros after the end of the bytes."""
+  position = tf.minimum(position, tf.strings.length(encoded))
   part = tf.strings.substr(encoded, position, 2 * count)
   words = tf.io.decode_raw(
     part, tf.uint16, little_endian=little_endian, fixed_length=2 * count

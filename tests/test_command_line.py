@@ -347,10 +347,13 @@ COMMANDS = {
   "train": ("config", "model_dir", "replicas"),
   "evaluate": (
     *("model_dir", "split", "checkpoint", "data_root", "output_dir", "replicas"),
-    *("skip_faulty", "max_image_pixels"),
+    *("skip_faulty", "max_image_pixels", "saved_model"),
     *(item.name for item in config_lib.describe("eval")),
   ),
-  "export": ("model_dir", "export_dir", "checkpoint", *SCORE_FLAGS),
+  "export": (
+    *("model_dir", "export_dir", "model_name", "version", "checkpoint"),
+    *("max_image_pixels", *SCORE_FLAGS),
+  ),
   "predict": (
     *("model_dir", "output_dir", "checkpoint", "max_image_pixels", *SCORE_FLAGS),
   ),

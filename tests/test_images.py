@@ -55,6 +55,37 @@ def test_incomplete_files_raise(image_format, share):
     images.decode_image(data[: int(len(data) * share)])
 
 
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "BMP"])
+@given(width=st.integers(1, 300), height=st.integers(1, 300))
+@settings(max_examples=10, deadline=None)
+def test_size_in_the_header(image_format, width, height):
+  data = encoded(Image.new("RGB", (width, height)), image_format)
+  assert images.read_size(data).numpy().tolist() == [height, width]
+
+
+def test_size_in_other_headers():
+  progressive = encoded(smooth_picture(), "JPEG", progressive=True)
+  assert images.read_size(progressive).numpy().tolist() == [24, 40]
+  from_top = bytearray(encoded(smooth_picture(), "BMP"))
+  from_top[22:26] = struct.pack("<i", -24)
+  assert images.read_size(bytes(from_top)).numpy().tolist() == [24, 40]
+  large = bytearray(encoded(smooth_picture(), "PNG"))
+  large[16:24] = struct.pack(">II", 2**32 - 1, 2**31)
+  assert images.read_size(bytes(large)).numpy().tolist() == [2**31, 2**32 - 1]
+
+
+@pytest.mark.parametrize(
+  "data", [b"", b"BM", b"\x89PNG\r\n\x1a\n", b"GIF89a\1\0\1\0", b"<svg/>"]
+)
+def test_no_size_in_other_bytes(data):
+  assert images.read_size(data).numpy().tolist() == [0, 0]
+
+
+def test_size_in_a_jpeg_that_ends_early():
+  with pytest.raises(tf.errors.InvalidArgumentError):
+    images.read_size(encoded(smooth_picture(), "JPEG")[:100])
+
+
 def test_other_bytes_raise():
   with pytest.raises(tf.errors.InvalidArgumentError):
     images.decode_image(b"<annotation></annotation>")

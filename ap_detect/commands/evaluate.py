@@ -1,6 +1,7 @@
 """Evaluates a run: COCO's figures, charts, detections drawn.
 
 ap_detect evaluate --model_dir=... [--split=val] [--eval.<field>=<value> ...]
+ap_detect evaluate --model_dir=... --saved_model=<folder of an exported model>
 """
 
 from absl import flags
@@ -12,6 +13,12 @@ SPLIT = flags.DEFINE_string(
   "split", "", "Split to evaluate; by default the one the run validates on."
 )
 CHECKPOINT = command_line.define_checkpoint()
+SAVED_MODEL = command_line.define_path(
+  "saved_model",
+  "",
+  "Folder of an exported model, or of its versions for the highest, to evaluate in place "
+  "of a checkpoint of the run, as it would be served.",
+)
 REPLICAS = command_line.define_replicas()
 DATA_ROOT = command_line.define_path(
   "data_root", "", "Folder of the data, where it is not the one the run was trained on."
@@ -32,8 +39,11 @@ EVAL = command_line.define_eval_overrides()
 def main(_):
   command_line.load_tensorflow()
   from ap_detect.runs import replicas
+  from ap_detect.serving.exported import Exported
   from ap_detect.training import evaluation_files
 
+  if SAVED_MODEL.value and CHECKPOINT.value:
+    raise ValueError("give --saved_model or --checkpoint, not both")
   evaluation_files.evaluate_run(
     MODEL_DIR.value,
     split=SPLIT.value,
@@ -46,6 +56,7 @@ def main(_):
     output_dir=OUTPUT_DIR.value,
     eval_overrides=EVAL(),
     strategy=replicas.make_strategy(REPLICAS.value),
+    exported=Exported(SAVED_MODEL.value) if SAVED_MODEL.value else None,
   )
 
 

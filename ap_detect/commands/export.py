@@ -3,41 +3,62 @@
 ap_detect export --model_dir=... [--export_dir=...]
 """
 
+from absl import flags
+
 from ap_detect import command_line
 
 MODEL_DIR = command_line.define_model_dir()
 EXPORT_DIR = command_line.define_path(
   "export_dir", "", "Folder of the model's versions; default: <model_dir>/export."
 )
+MODEL_NAME = flags.DEFINE_string(
+  "model_name",
+  "",
+  "Name that clients ask a server for; default: that of export_dir or, where that is the "
+  "run's own, of model_dir.",
+)
+VERSION = flags.DEFINE_integer(
+  "version",
+  None,
+  "Number of the version; by default one above those that are there.",
+  lower_bound=1,
+  upper_bound=2**63 - 1,  # as TensorFlow Serving keeps it
+)
 CHECKPOINT = command_line.define_checkpoint()
 SCORES = command_line.define_scores()
+MAX_IMAGE_PIXELS = flags.DEFINE_integer(
+  "max_image_pixels",
+  50_000_000,
+  "Image files of more pixels are answered as invalid, without being decoded.",
+  lower_bound=1,
+)
 
 
 def main(_):
   command_line.load_tensorflow()
   import os
 
-  from ap_detect.runs import model as model_lib
-  from ap_detect.runs import scores
-  from ap_detect.serving import saved_model
+  from ap_detect.serving import folder, from_run
 
   model_dir = MODEL_DIR.value
-  restored = model_lib.restore(model_dir, CHECKPOINT.value)
-  shown = scores.load_shown_scores(model_dir, restored.checkpoint, **SCORES())
-  thresholds = shown.thresholds.per_class
-  version = saved_model.export(
-    restored.network,
-    model_lib.make_detect(restored.config),
-    EXPORT_DIR.value or os.path.join(model_dir, "export"),
-    image_size=restored.config.data.image_size_px,
-    class_names=restored.classes.names,
-    class_thresholds=[thresholds[name] for name in restored.classes.names],
-    calibration=shown.calibration,
-    exif_orientation=restored.config.data.exif_orientation,
+  export_dir = EXPORT_DIR.value or os.path.join(model_dir, "export")
+  detector, description = from_run.open_run(
+    model_dir,
+    CHECKPOINT.value,
+    max_image_pixels=MAX_IMAGE_PIXELS.value,
+    **SCORES(),
   )
-  print(f"exported {restored.checkpoint}\nto       {version}/")
-  for name, threshold in thresholds.items():
+  version = folder.export(
+    detector,
+    export_dir,
+    model_name=MODEL_NAME.value or from_run.default_model_name(model_dir, export_dir),
+    version=VERSION.value,
+    description=description,
+  )
+  print(f"exported {description['checkpoint']} of {model_dir}\nto       {version}/")
+  for name, threshold in zip(detector.class_names, detector.class_thresholds):
     print(f"  {name}: scores from {threshold:.4f}")
+  print(f"to serve {export_dir}/README.md says how")
 
 
 if __name__ == "__main__":

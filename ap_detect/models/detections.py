@@ -51,6 +51,8 @@ def detect(
   level_sizes,
   content_size,
   score_threshold=0.01,
+  class_thresholds=None,
+  calibrate=None,
   candidates_per_level=1000,
   nms_iou=0.5,
   max_detections=100,
@@ -60,7 +62,8 @@ def detect(
   Args:
     outputs, anchors, level_sizes, content_size, candidates_per_level: see
       `find_candidates`.
-    score_threshold, nms_iou, max_detections: see `suppress`.
+    score_threshold, class_thresholds, calibrate, nms_iou, max_detections: see
+      `suppress`.
 
   Returns:
     Detections.
@@ -76,6 +79,8 @@ def detect(
     candidates,
     num_classes=outputs.class_logits.shape[-1],
     score_threshold=score_threshold,
+    class_thresholds=class_thresholds,
+    calibrate=calibrate,
     nms_iou=nms_iou,
     max_detections=max_detections,
   )
@@ -109,7 +114,14 @@ def find_candidates(
 
 
 def suppress(
-  candidates, *, num_classes, score_threshold=0.01, nms_iou=0.5, max_detections=100
+  candidates,
+  *,
+  num_classes,
+  score_threshold=0.01,
+  class_thresholds=None,
+  calibrate=None,
+  nms_iou=0.5,
+  max_detections=100,
 ):
   """Non-maximum suppression per class.
 
@@ -117,12 +129,23 @@ def suppress(
     candidates: Candidates.
     num_classes: K.
     score_threshold: candidates need a score above it; at least 0.
+    class_thresholds: [B, K] float32; candidates of class k also need a score of at least
+      class_thresholds[:, k - 1], before the best D are taken. None for no more than
+      score_threshold.
+    calibrate: function of scores [B, C], never decreasing, which class_thresholds are
+      compared with in place of the scores; None for none.
     nms_iou: a box goes where its IoU with a better one of its class is above this.
     max_detections: D.
 
   Returns:
     Detections.
   """
+  if class_thresholds is not None:
+    needed = tf.gather(class_thresholds, candidates.classes - 1, batch_dims=1)
+    scores = calibrate(candidates.scores) if calibrate else candidates.scores
+    # Of score 0 none passes.
+    scores = tf.where(scores >= needed, candidates.scores, 0.0)
+    candidates = candidates._replace(scores=scores)
   return Detections(
     *tf.map_fn(
       lambda image: _suppress(

@@ -82,7 +82,8 @@ def make_detect(config: config_lib.Config):
     config: Config.
 
   Returns:
-    Function (Outputs, content_size [B, 2]) -> Detections.
+    Function (Outputs, content_size [B, 2], class_thresholds [B, K], calibrate) ->
+    Detections, see detections.detect.
   """
   anchors, sizes, evaluation = make_anchors(config), level_sizes(config), config.eval
   if evaluation.test_scales or evaluation.horizontal_flip:
@@ -95,13 +96,15 @@ def make_detect(config: config_lib.Config):
       config.data.image_size_px,
     )
 
-  def detect(outputs, content_size):
+  def detect(outputs, content_size, class_thresholds=None, calibrate=None):
     return detections.detect(
       outputs,
       anchors,
       level_sizes=sizes,
       content_size=content_size,
       score_threshold=evaluation.score_threshold,
+      class_thresholds=class_thresholds,
+      calibrate=calibrate,
       candidates_per_level=evaluation.candidates_per_level,
       nms_iou=evaluation.nms_iou,
       max_detections=evaluation.max_detections,

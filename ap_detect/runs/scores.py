@@ -80,19 +80,33 @@ def load_judgement(model_dir: str, checkpoint: str = "") -> Judgement | None:
     model_dir: a run's folder.
     checkpoint: path of the checkpoint that is used; "" for the best.
   """
+  validation, best = load_validation(model_dir, checkpoint), folder.load_best(model_dir)
+  if not validation and best:
+    logging.warning(
+      "%s has no score thresholds of its own; those of the best checkpoint, %s, are "
+      "used, and may not suit it",
+      *(checkpoint, best["checkpoint"]),
+    )
+  validation = validation or best
+  return Judgement.from_json(validation) if validation else None
+
+
+def load_validation(model_dir: str, checkpoint: str = "") -> dict[str, Any] | None:
+  """What the validation of a checkpoint found, its metrics among it.
+
+  Args:
+    model_dir: a run's folder.
+    checkpoint: path of the checkpoint; "" for the best.
+
+  Returns:
+    See training/validation.py; None where it was not validated.
+  """
   best = folder.load_best(model_dir)
-  if not (best and _is_best(model_dir, best, checkpoint)):
-    record = (folder.read_record(checkpoint) if checkpoint else None) or {}
-    validation = record.get("validation")
-    if validation and validation["step"] == record["step"]:
-      return Judgement.from_json(validation)
-    if best:
-      logging.warning(
-        "%s has no score thresholds of its own; those of the best checkpoint, %s, are "
-        "used, and may not suit it",
-        *(checkpoint, best["checkpoint"]),
-      )
-  return Judgement.from_json(best) if best else None
+  if best and _is_best(model_dir, best, checkpoint):
+    return best
+  record = (folder.read_record(checkpoint) if checkpoint else None) or {}
+  validation = record.get("validation")
+  return validation if validation and validation["step"] == record["step"] else None
 
 
 def load_shown_scores(

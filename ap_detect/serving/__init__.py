@@ -1,4 +1,4 @@
-"""The exported graph: signatures, labels, versions."""
+"""SavedModels for TensorFlow Serving: the graph, and the folder that a server reads."""
 
 from ap_detect import legacy_keras
 

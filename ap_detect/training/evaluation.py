@@ -85,9 +85,7 @@ class Evaluator:
 
   def evaluate(self, dataset):
     """(CocoEvaluation, list of ImageDetections, COCO results) of a DetectionDataset."""
-    found = self.detect(dataset.records)
-    results = coco_results(dataset, found)
-    return coco.evaluate_coco(dataset, results), found, results
+    return judge(dataset, self.detect(dataset.records))
 
 
 @dataclasses.dataclass
@@ -132,6 +130,12 @@ def to_shown(found, class_names, shown):
   at_least = np.array([shown.thresholds.per_class[name] for name in class_names])
   kept = found.scores >= at_least[found.classes - 1]
   return ImageDetections(*(part[kept] for part in found))
+
+
+def judge(dataset, found):
+  """(CocoEvaluation, found, COCO results) of the ImageDetections of each record."""
+  results = coco_results(dataset, found)
+  return coco.evaluate_coco(dataset, results), found, results
 
 
 def coco_results(dataset, found):

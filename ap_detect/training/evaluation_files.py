@@ -14,7 +14,7 @@ from ap_detect.data import encoded
 from ap_detect.metrics import calibration, coco, curves, submissions, voc
 from ap_detect.metrics import results as results_lib
 from ap_detect.runs import data as data_lib
-from ap_detect.runs import files, scores
+from ap_detect.runs import files, folder, scores
 from ap_detect.runs import memory as memory_lib
 from ap_detect.runs import model as model_lib
 from ap_detect.training import evaluation as evaluation_lib
@@ -29,6 +29,7 @@ def evaluate_run(
   output_dir="",
   eval_overrides=None,
   strategy=None,
+  exported=None,
 ):
   """Evaluates a run's checkpoint on a split and writes the results.
 
@@ -53,13 +54,23 @@ def evaluate_run(
       split's name written as "_".
     eval_overrides: dict of fields of EvalConfig that differ from the run's config.
     strategy: tf.distribute strategy; None for all GPUs, or the CPU.
+    exported: serving.exported.Exported that detects in place of the run's network; then
+      the default of output_dir ends in "_exported".
 
   Returns:
     CocoEvaluation; None where the split has nothing to judge by.
+
+  Raises:
+    ValueError: no such run, checkpoint or split, or `exported` has other classes.
   """
-  restored = model_lib.restore(model_dir, checkpoint, strategy=strategy)
-  names = restored.classes.names
-  values = dataclasses.asdict(restored.config)
+  if exported:
+    names, saved_config = _names_for(exported, model_dir), folder.load_config(model_dir)
+    source = {"saved_model": exported.path}
+  else:
+    restored = model_lib.restore(model_dir, checkpoint, strategy=strategy)
+    names, saved_config = restored.classes.names, restored.config
+    source = {"checkpoint": restored.checkpoint}
+  values = dataclasses.asdict(saved_config)
   given = (data_overrides or {}).items()
   values["data"].update({name: value for name, value in given if value is not None})
   values["eval"].update(eval_overrides or {})
@@ -68,25 +79,32 @@ def evaluate_run(
   memory = memory_lib.Memory(model_dir)
   dataset = data_lib.open_split(config, split, names, memory=memory)
   memory.save()
-  evaluator = evaluation_lib.Evaluator(restored.network, config, restored.strategy)
-  output_dir = output_dir or os.path.join(model_dir, "eval", split.replace("/", "_"))
+  detector = exported or evaluation_lib.Evaluator(
+    restored.network, config, restored.strategy
+  )
+  name = split.replace("/", "_") + ("_exported" if exported else "")
+  output_dir = output_dir or os.path.join(model_dir, "eval", name)
   os.makedirs(output_dir, exist_ok=True)
+  found = detector.detect(dataset.records)
   if not any(results_lib.count_objects(dataset).values()):
-    _write_unjudged(output_dir, split, dataset, evaluator.detect(dataset.records))
+    _write_unjudged(output_dir, split, dataset, found)
     return None
-  evaluation, found, results = evaluator.evaluate(dataset)
+  evaluation, found, results = evaluation_lib.judge(dataset, found)
   _write_detections(output_dir, results)
   own = evaluation_lib.judgement(evaluation)
-  judgement = scores.load_judgement(model_dir, restored.checkpoint) or own
+  # Of an exported model, which may have calibrated scores, the run knows nothing.
+  judgement = own
+  if not exported:
+    judgement = scores.load_judgement(model_dir, restored.checkpoint) or own
   reliabilities = judge_scores(
     evaluation.outcomes,
     names,
     judgement,
-    fitted_here=judgement is own or split == restored.config.data.val_split,
+    fitted_here=judgement is own or split == saved_config.data.val_split,
   )
   metrics = {
     "split": split,
-    "checkpoint": restored.checkpoint,
+    **source,
     "eval": dataclasses.asdict(config.eval),
     **evaluation.to_json(),
     "calibration_error": {
@@ -115,10 +133,21 @@ def evaluate_run(
     "charts": ", ".join(f"{output_dir}/{name}.png" for name in drawn),
     "pictures": f"{pictures}/",
   }
-  print(f"{table}\n\n{_describe(reliabilities)}\ncheckpoint   {restored.checkpoint}")
-  for name, paths in written.items():
+  print(f"{table}\n\n{_describe(reliabilities)}")
+  for name, paths in {**source, **written}.items():
     print(f"{name:<11}  {paths}")
   return evaluation
+
+
+def _names_for(exported, model_dir):
+  """The run's class names, which an exported model's must be."""
+  names = folder.load_classes(model_dir).names
+  if exported.class_names != names:
+    raise ValueError(
+      f"{exported.path} must have the classes of {model_dir}, {', '.join(names)}, but has "
+      f"{', '.join(exported.class_names)}"
+    )
+  return names
 
 
 def load_pixels(record):

@@ -37,7 +37,10 @@ MAY_IMPORT = {
   "runs": ("legacy_keras", *PURE, *MIDDLE),
   "training": ("legacy_keras", *PURE, *MIDDLE, "logs", "runs"),
   "detector": ("errors", "images", "data", "runs", "training"),
-  "serving": ("legacy_keras", "errors", "models", "images"),
+  "serving": (
+    *("legacy_keras", "errors", "boxes", "images", "models", "data", "metrics"),
+    *("runs", "training"),
+  ),
   "commands": (
     *("legacy_keras", *PURE, *MIDDLE),
     *("command_line", "logs", "runs", "training", "serving"),

@@ -42,7 +42,9 @@ import tensorflow as tf
 model = tf.saved_model.load(sys.argv[1])
 files = [tf.io.read_file(path) for path in sys.argv[2:]]
 found = model.signatures["image_bytes"](image_bytes=tf.stack(files))
-print(json.dumps({name: value.numpy().tolist() for name, value in found.items()}))
+found = {name: value.numpy() for name, value in found.items()}
+del found["detection_names"]
+print(json.dumps({name: value.tolist() for name, value in found.items()}))
 """
 
 
@@ -137,7 +139,11 @@ def test_evaluate_export_serve_predict(killed, folder):
 
   script = "export/export_saved_model.py"
   finish(script, f"--model_dir={killed}", "--score_threshold=0")
-  assert sorted(os.listdir(killed / "export")) == ["1"]
+  beside = ["README.md", "batching.config", "models.config"]
+  assert sorted(os.listdir(killed / "export")) == ["1", *beside]
+  finish("evaluate.py", f"--model_dir={killed}", f"--saved_model={killed / 'export'}")
+  served_metrics = read(killed / "eval" / "val_exported" / "metrics.json")
+  assert abs(served_metrics["AP"] - metrics["AP"]) < 1e-6
 
   paths = []
   for seed, size in enumerate([(128, 128), (90, 150)]):

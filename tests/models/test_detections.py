@@ -121,6 +121,40 @@ def test_scores_must_exceed_the_threshold():
   assert found.boxes[0, : found.num_detections[0]].tolist() == [boxes[1]]
 
 
+@pytest.mark.parametrize("max_detections", [2, 20])
+def test_thresholds_of_classes_come_before_the_cut(max_detections):
+  """What is left of the oracle's uncut detections, whatever their number."""
+  logits, offsets, anchors = random_case(5)
+  thresholds = np.array([[0.9, 0.5, 0.99], [0.3, 0.95, 0.4]], np.float32)
+  found = detect(
+    *(logits, offsets, anchors, [[100, 80], [60, 120]]),
+    class_thresholds=tf.constant(thresholds),
+    max_detections=max_detections,
+  )
+  for image, content_size in enumerate([(100, 80), (60, 120)]):
+    everything = oracle.detect_image(
+      *(logits[image].tolist(), offsets[image].tolist(), anchors.tolist()),
+      content_size=content_size,
+      **{**OPTIONS, "max_detections": 1000},
+    )
+    expected = [
+      entry for entry in everything if entry[0] >= thresholds[image, entry[1] - 1]
+    ]
+    assert 2 < len(expected) < len(everything)
+    expected = expected[:max_detections]
+    assert found.num_detections[image] == len(expected)
+    scores, classes, boxes = zip(*expected)
+    np.testing.assert_allclose(found.scores[image, : len(expected)], scores, atol=1e-5)
+    np.testing.assert_array_equal(found.classes[image, : len(expected)], classes)
+    np.testing.assert_allclose(found.boxes[image, : len(expected)], boxes, atol=1e-3)
+
+
+def test_scores_must_reach_the_threshold_of_the_class():
+  boxes = [[0, 0, 10, 10], [50, 50, 60, 60]]
+  found = detect_boxes(boxes, [[0.0], [-0.001]], class_thresholds=tf.constant([[0.5]]))
+  assert found.boxes[0, : found.num_detections[0]].tolist() == [boxes[0]]
+
+
 def test_classes_never_suppress_each_other():
   # One box, K classes: every class keeps it, however large its number.
   num_classes = 80

@@ -20,7 +20,7 @@ from ap_detect.metrics import METRIC_NAMES, ScoreCalibration, score_thresholds
 from ap_detect.models import retinanet
 from ap_detect.runs import files, scores
 from ap_detect.runs import model as model_lib
-from ap_detect.serving import saved_model
+from ap_detect.serving import graph
 from ap_detect.training import evaluation, evaluation_files
 
 INPUT_BOX = np.array([10.0, 25.0, 30.0, 75.0], np.float32)
@@ -134,16 +134,19 @@ class TestDetect:
     evaluator.detect([record])
     evaluated = network.seen[0]
     network.seen.clear()
-    module = saved_model.ServingModule(
-      network,
-      model_lib.make_detect(config),
-      image_size=config.data.image_size_px,
-      class_thresholds=[0.0] * 3,
-      labels_path=record.image,
+    module = graph.ServingModule(
+      graph.Detector(
+        network=network,
+        anchors=model_lib.make_anchors(config),
+        post_process=model_lib.make_detect(config),
+        image_size=config.data.image_size_px,
+        class_names=data.class_names,
+        class_thresholds=(0.0, 0.0, 0.0),
+      )
     )
     with open(record.image, "rb") as file:
-      module.detect_bytes(tf.constant([file.read()]))
-    module.detect_pixels(tf.constant(pixels[np.newaxis]))
+      module.functions["image_bytes"](tf.constant([file.read()]))
+    module.functions["serving_default"](tf.constant(pixels[np.newaxis]))
     assert len(network.seen) == 2
     assert trained.std() > 10
     for other in (evaluated, *network.seen):
