@@ -71,6 +71,29 @@ class TestPrecisionRecall:
       charts.precision_recall_picture({})
 
 
+class TestReliability:
+  def test_curves_lie_where_their_points_say(self):
+    scores = np.linspace(0.25, 0.75, 5)
+    curves = {
+      "raw": (scores, np.full(5, 0.5), 0.125),
+      "none": (scores[:0], scores[:0], None),
+    }
+    picture = charts.reliability_picture(curves)
+    assert_whole(picture)
+    full = charts.reliability_picture(
+      {"raw": (np.array([0, 1]), np.array([0, 1]), 0.0)}
+    )
+    (y, x), (full_y, full_x) = blue(picture).T, blue(full).T
+    middle, width = full_y.min() + np.ptp(full_y) / 2, np.ptp(full_x)
+    on_curve = x[np.abs(y - middle) < 5]  # not in the legend
+    assert np.ptp(on_curve) == pytest.approx(width / 2, abs=8)
+    assert on_curve.mean() == pytest.approx(full_x.min() + width / 2, abs=5)
+
+  def test_no_curves(self):
+    with pytest.raises(ValueError, match="at least one curve"):
+      charts.reliability_picture({})
+
+
 class TestConfusion:
   @pytest.mark.parametrize("count", [1, 20, 80])
   def test_any_number_of_classes(self, count):

@@ -32,7 +32,7 @@ _BOUND = 12.0
 
 # Weight of the squared bends, changes of slope per standard deviation of the logits,
 # beside the negative log likelihood of all detections.
-_BEND_WEIGHT = 1.0
+_BEND_WEIGHT = 0.3
 
 
 @dataclasses.dataclass(frozen=True)

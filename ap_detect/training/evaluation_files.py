@@ -250,13 +250,13 @@ def judge_scores(outcomes, class_names, judgement, *, fitted_here):
 def _describe(reliabilities):
   """Calibration errors, before and after, of the detections shown and of all."""
   parts = []
-  for part, by_name in reliabilities.items():
+  for part, of in (("shown", "detections shown"), ("all", "all detections")):
     errors = [
       f"{found.error:.4f} {name}"
-      for name, found in by_name.items()
+      for name, found in reliabilities[part].items()
       if found.error is not None
     ]
-    parts.append(f"{', '.join(errors) or '-'} (detections {part})")
+    parts.append(f"{', '.join(errors) or 'none'} ({of})")
   return f"calibration  error {'; '.join(parts)}"
 
 

@@ -196,7 +196,7 @@ def objective(x, values, scores, hits):
   variance = sum(w * (logit(s) - mean) ** 2 for w, s in zip(weights, scores))
   slopes = [(b - a) / (d - c) for a, b, c, d in zip(values, values[1:], x, x[1:])]
   for before, after in zip(slopes, slopes[1:]):
-    total += (after - before) ** 2 * variance / sum(weights) / 2
+    total += 0.3 * (after - before) ** 2 * variance / sum(weights) / 2
   return total
 
 
