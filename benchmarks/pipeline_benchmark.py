@@ -27,6 +27,7 @@ import os
 import statistics
 import time
 
+import provenance
 from absl import flags
 
 from ap_detect import command_line
@@ -41,6 +42,7 @@ _CONFIG = command_line.define_config("voc07_lite0")
 _IMAGES = flags.DEFINE_integer("num_images", 300, "Images a line.", lower_bound=1)
 _REPEATS = flags.DEFINE_integer("repeats", 5, "Rounds to take the median of.")
 _STEPS = flags.DEFINE_integer("train_steps", 0, "Training steps to time; 0: none.")
+_report = provenance.define_flags()
 
 
 def _yardsticks(config, dataset):
@@ -107,7 +109,11 @@ def _measure(batches, images_per_batch):
 
 
 def print_table(config, dataset):
-  """Prints a line a step of the training input, as the module says."""
+  """Prints a line a step of the training input, as the module says.
+
+  Returns:
+    Dict of a line's name to (images a second, seconds of processor time an image).
+  """
   from ap_detect.runs import data as data_lib
 
   yardsticks, growing = _yardsticks(config, dataset), _growing(config, dataset)
@@ -133,10 +139,15 @@ def print_table(config, dataset):
     f"{_BAR_IMAGES_PER_SECOND} at (512, 512), 'ssd', 2 cores",
     flush=True,
   )
+  return medians
 
 
 def print_wait(config, dataset, num_steps):
-  """Prints the share of training steps that passes waiting for their batches."""
+  """Prints the share of training steps that passes waiting for their batches.
+
+  Returns:
+    (mean seconds of a step, of waiting in it).
+  """
   import training_step
 
   from ap_detect.runs import data as data_lib
@@ -158,6 +169,7 @@ def print_wait(config, dataset, num_steps):
     f"training: step {1e3 * step:.1f} ms, wait {1e3 * wait:.1f} ms, share "
     f"{wait / step:.1%}; the bar is {_BAR_WAIT:.0%}"
   )
+  return step, wait
 
 
 def main(_):
@@ -170,9 +182,17 @@ def main(_):
       f"the yardsticks need pictures in files of their own; data.format is "
       f"{config.data.format!r}"
     )
-  print_table(config, dataset)
+  medians = print_table(config, dataset)
+  results = {
+    "image_size_px": config.data.image_size_px,
+    "augmentation": config.data.augmentation,
+    "images_per_second": {name: rate for name, (rate, _) in medians.items()},
+    "processor_seconds_per_image": {name: busy for name, (_, busy) in medians.items()},
+  }
   if _STEPS.value:
-    print_wait(config, dataset, _STEPS.value)
+    step, wait = print_wait(config, dataset, _STEPS.value)
+    results.update(step_seconds=step, wait_seconds=wait)
+  _report(results)
 
 
 if __name__ == "__main__":

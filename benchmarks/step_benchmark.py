@@ -31,12 +31,10 @@ KerasHub's own, which compiles everywhere.
 from __future__ import annotations
 
 import importlib.util
-import json
-import platform
 import statistics
 import time
-from importlib import metadata
 
+import provenance
 from absl import flags
 
 from ap_detect import command_line
@@ -69,7 +67,7 @@ _OWN_RESNET = flags.DEFINE_bool(
 _PEER_JIT = flags.DEFINE_bool(
   "peer_jit_compile", False, "Whether XLA compiles the peer's step on CPUs, too."
 )
-_JSON = command_line.define_path("json", "", "File to write all figures into.")
+_report = provenance.define_flags()
 
 
 def main(_):
@@ -82,9 +80,7 @@ def main(_):
   rounds = [_time_pair(steps) for _ in range(_WARM_UP.value + _PAIRS.value)]
   result = _summarize(rounds[_WARM_UP.value :])
   _print(result)
-  if _JSON.value:
-    with open(_JSON.value, "w", encoding="utf-8") as file:
-      json.dump(result, file, indent=2)
+  _report(result, ["keras", _PEER.value.replace("_", "-")])
 
 
 def _time_pair(steps):
@@ -225,21 +221,14 @@ def _freeze(layers, batch_normalization):
 
 
 def _summarize(rounds):
-  """The figures of the timed pairs, and what they were measured on."""
-  import tensorflow as tf
-
-  gpus = tf.config.list_physical_devices("GPU")
-  details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus[:1]]
+  """The figures of the timed pairs."""
   ratios = [seconds["ours"] / seconds["peer"] for seconds in rounds]
-  packages = ("tensorflow", "keras", _PEER.value.replace("_", "-"))
   return {
     "peer": _PEER.value,
     "loss": _LOSS.value,
     "batch": f"{_BATCH.value} images of {_SIZE.value} px",
     "batch_norm": "frozen" if _FREEZE.value else "trained",
     "peer_resnet": "its own" if _OWN_RESNET.value else "ours",
-    "device": details[0]["device_name"] if details else _processor(),
-    "versions": {name: metadata.version(name) for name in packages},
     "ratio_quartiles": statistics.quantiles(ratios, n=4),
     "median_seconds": {
       name: statistics.median(seconds[name] for seconds in rounds)
@@ -249,19 +238,12 @@ def _summarize(rounds):
   }
 
 
-def _processor():
-  import os
-
-  return f"CPU, {os.cpu_count()} cores, {platform.processor() or platform.machine()}"
-
-
 def _print(result):
-  versions = ", ".join(f"{name} {text}" for name, text in result["versions"].items())
   lower, median, upper = result["ratio_quartiles"]
   seconds = result["median_seconds"]
   print(
-    f"{result['device']}; {versions}; {result['batch']}, batch normalisation "
-    f"{result['batch_norm']}, the peer's ResNet-50 {result['peer_resnet']}"
+    f"{result['batch']}, batch normalisation {result['batch_norm']}, the peer's "
+    f"ResNet-50 {result['peer_resnet']}"
   )
   print(
     f"{result['loss']} beside {result['peer']}: ratio {median:.3f} (quartiles "
