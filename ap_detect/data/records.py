@@ -59,11 +59,10 @@ class ImageRecord:
     height: of the image as it is decoded, in pixels.
     width: likewise.
     boxes: [G, 4] float64, yxyx, pixels of the image.
-    classes: [G] int32, 1..K; 0 for ignored objects of which the class is not known,
-      which are ignored for all classes.
-    ignored: [G] bool; VOC's difficult or COCO's crowd objects, and the invalid ones that
-      were to be skipped, which neither training nor evaluation counts for or against a
-      detector.
+    classes: [G] int32, 1..K; 0 for the place of an invalid object that was skipped,
+      which is ignored for all classes.
+    ignored: [G] bool; VOC's difficult or COCO's crowd objects, and the places of invalid
+      ones, which neither training nor evaluation counts for or against a detector.
     areas: [G] float64, squared pixels, for COCO's small/medium/large: the
       annotation's own area (of the mask) in COCO, the box's area elsewhere.
     header: the image file's; None for pixels in memory.
@@ -72,6 +71,9 @@ class ImageRecord:
     boxes_were_turned: whether the annotation was of the image as stored, and the boxes
       were turned with it.
     num_clipped: how many boxes were clipped to the image by more than a pixel.
+    boxes_xywh: [G, 4] float64, (x, y, width, height) as the annotation has them, by which
+      COCO's metrics judge: a box from its corners may differ in the last bit, and an
+      overlap of exactly a threshold with it. None for those of `boxes`.
   """
 
   image_id: int | str
@@ -86,6 +88,7 @@ class ImageRecord:
   exif_orientation: bool = True
   boxes_were_turned: bool = False
   num_clipped: int = 0
+  boxes_xywh: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -121,8 +124,9 @@ def for_training(dataset, *, drop_empty=False, drop_ignored=False):
   Args:
     dataset: DetectionDataset.
     drop_empty: whether images without objects go.
-    drop_ignored: whether ignored objects go, which makes background of them. Images
-      that have no others are then empty.
+    drop_ignored: whether difficult and crowd objects go, which makes background of
+      them. Images that have no others are then empty. What was skipped as invalid stays
+      ignored.
 
   Returns:
     DetectionDataset; the rest is as it was, in the same order.
@@ -136,10 +140,10 @@ def for_training(dataset, *, drop_empty=False, drop_ignored=False):
 
 
 def _without_ignored(record):
-  kept = ~record.ignored
+  kept = ~record.ignored | (record.classes == 0)
   if kept.all():
     return record
   fields = ("boxes", "classes", "ignored", "areas")
   return dataclasses.replace(
-    record, **{name: getattr(record, name)[kept] for name in fields}
+    record, boxes_xywh=None, **{name: getattr(record, name)[kept] for name in fields}
   )

@@ -213,11 +213,18 @@ def _truth_annotations(dataset, image_index) -> list[dict[str, Any]]:
     }
     for record in dataset.records
     for bbox, class_id, area, ignored in zip(
-      _boxes_xywh(record.boxes).tolist(), record.classes, record.areas, record.ignored
+      _truth_boxes(record).tolist(), record.classes, record.areas, record.ignored
     )
     # Class 0 is ignored in all classes.
     for category in ([class_id] if class_id else range(1, num_classes + 1))
   ]
+
+
+def _truth_boxes(record):
+  """[G, 4] (x, y, width, height)."""
+  if record.boxes_xywh is not None:
+    return record.boxes_xywh
+  return _boxes_xywh(record.boxes)
 
 
 def _detection_annotations(results, image_index, category_index):

@@ -150,6 +150,14 @@ def test_images_without_any_object_make_batches():
   assert not batch["classes"].any()
 
 
+def test_the_place_of_an_invalid_object_is_no_padding():
+  data = make_dataset(3)
+  record = dataclasses.replace(data.records[2], classes=np.array([0, 2], np.int32))
+  (batch,) = take(dataclasses.replace(data, records=(record,)), 1, batch_size=1)
+  assert batch["classes"].tolist() == [[1, 2]]
+  assert batch["ignored"].tolist() == [[True, False]]
+
+
 def test_no_image_is_an_error():
   with pytest.raises(ValueError, match="at least one image"):
     take(make_dataset(0), 1)

@@ -8,7 +8,7 @@ from ap_detect.metrics import coco_results
 
 def record(image_id, boxes=(), classes=(), ignored=None, areas=None):
   """An image of 400 x 400 px; boxes yxyx."""
-  boxes = np.array(boxes, np.float32).reshape(-1, 4)
+  boxes = np.array(boxes, np.float64).reshape(-1, 4)
   if ignored is None:
     ignored = np.zeros(len(boxes), bool)
   if areas is None:
@@ -21,7 +21,7 @@ def record(image_id, boxes=(), classes=(), ignored=None, areas=None):
     boxes=boxes,
     classes=np.array(classes, np.int32).reshape(-1),
     ignored=np.array(ignored, bool).reshape(-1),
-    areas=np.array(areas, np.float32).reshape(-1),
+    areas=np.array(areas, np.float64).reshape(-1),
   )
 
 

@@ -170,6 +170,17 @@ class TestIgnored:
     data = self.data(crowds)
     assert ap(data, found(data, 1, [FAR], [0.6])) == pytest.approx(1)
 
+  @pytest.mark.parametrize("crowds", [True, False])
+  def test_the_place_of_an_invalid_object_is_ignored_in_every_class(self, crowds):
+    boxes, classes = [self.LARGE, FAR, BOX], [0, 1, 2]
+    item = record(1, boxes, classes, [True, False, False])
+    data = dataset(item, num_classes=3, crowds=crowds)
+    boxes, classes = [self.LARGE, self.LARGE, self.LARGE, FAR, BOX], [1, 2, 3, 1, 2]
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5]
+    evaluation = evaluate_coco(data, found(data, 1, boxes, scores, classes))
+    assert evaluation.metrics["AP"] == pytest.approx(1)
+    assert evaluation.num_objects == {"a": 1, "b": 1, "c": 0}
+
   def test_part_of_a_crowd_is_no_false_positive(self):
     data = self.data(crowds=True)
     results = found(data, 1, [self.QUARTER, FAR], [0.9, 0.6])

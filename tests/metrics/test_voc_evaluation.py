@@ -86,6 +86,15 @@ class TestMatch:
     assert evaluation.area["AP50"] == 0
     assert evaluation.num_objects == {"a": 1}
 
+  def test_the_place_of_an_invalid_object_is_ignored_in_every_class(self):
+    boxes = [[0, 0, 50, 50], [100, 100, 150, 150], [200, 200, 250, 250]]
+    item = record(1, boxes, [0, 1, 2], [True, False, False])
+    data = dataset(item, num_classes=2, crowds=False)
+    guesses, classes = [boxes[0], boxes[0], boxes[1], boxes[2]], [1, 2, 1, 2]
+    results = found(data, 1, guesses, [0.9, 0.8, 0.7, 0.6], classes)
+    evaluation = evaluate_voc(data, results)
+    assert evaluation.area["AP"] == evaluation.eleven_point["AP"] == pytest.approx(1)
+
   def test_difficult_object_takes_any_number(self):
     data = one_class([BOX, FAR], [True, False])
     assert hits_at_half(data, [BOX, BOX, FAR], [0.9, 0.8, 0.7]) == [True]

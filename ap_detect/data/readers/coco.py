@@ -414,10 +414,22 @@ def _read_annotations(entries, annotated, class_ids, names, notes):
     if image is not None:
       image.objects.append(
         image_files.AnnotatedObject(
-          label, box, class_id, crowd, area, faulty=bool(reasons)
+          label,
+          box,
+          class_id,
+          crowd,
+          area,
+          faulty=bool(reasons),
+          box_xywh=_own_box(item, box),
         )
       )
   return faults
+
+
+def _own_box(item, box):
+  """The bbox as the file has it; None where the box is of a polygon."""
+  bbox = item.get("bbox")
+  return tuple(bbox) if box and bbox and any(bbox) else None
 
 
 def _label(item, number, seen, notes):

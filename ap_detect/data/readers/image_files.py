@@ -56,6 +56,7 @@ class AnnotatedObject:
     ignored: whether it is difficult or a crowd; None where a fault left it open.
     area: squared pixels; None stands for the box's own.
     faulty: whether a fault was noted already, so that its place will be ignored.
+    box_xywh: (x, y, width, height), where the annotation has the box so.
   """
 
   label: str
@@ -64,6 +65,7 @@ class AnnotatedObject:
   ignored: bool | None
   area: float | None = None
   faulty: bool = False
+  box_xywh: tuple[float, float, float, float] | None = None
 
 
 @dataclasses.dataclass
@@ -171,9 +173,8 @@ def make_records(
   Where an annotation gives the size of an image as stored, and EXIF turns the image by
   90 degrees, its boxes are of the stored pixels, and are turned with the image.
 
-  A faulty object does not become background: it is ignored where it is known to be, of
-  class 0 where its class is not known; where its place is not known, its image is left
-  out.
+  A faulty object does not become background: its place is ignored, as an object of class
+  0; where its place is not known, its image is left out.
 
   Args:
     annotated: list of AnnotatedImage.
@@ -392,8 +393,16 @@ def _make_record(image, header, faults, root):
     clipped = box_ops.turn(clipped, header.orientation, *declared).numpy()
   is_faulty = [item.faulty or k in reasons for k, item in enumerate(placed)]
   record = _to_record(image, header, placed, clipped, np.array(is_faulty, bool))
+  corners = clipped[:, [1, 0]]
+  boxes_xywh = np.concatenate([corners, clipped[:, [3, 2]] - corners], axis=1)
+  for index, item in enumerate(placed):
+    if item.box_xywh and not is_of_stored:
+      boxes_xywh[index] = item.box_xywh
   return dataclasses.replace(
-    record, boxes_were_turned=is_of_stored, num_clipped=num_clipped
+    record,
+    boxes_were_turned=is_of_stored,
+    num_clipped=num_clipped,
+    boxes_xywh=boxes_xywh,
   )
 
 
@@ -416,7 +425,9 @@ def _to_record(image, header, objects, boxes, is_faulty):
     height=header.height,
     width=header.width,
     boxes=boxes,
-    classes=np.array([item.class_id or 0 for item in objects], np.int32),
+    classes=np.where(is_faulty, 0, [item.class_id or 0 for item in objects]).astype(
+      np.int32
+    ),
     ignored=ignored | is_faulty,
     areas=areas,
     header=header,

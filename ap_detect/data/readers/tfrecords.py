@@ -277,6 +277,9 @@ def _to_index(data, places, sizes):
         "classes": record.classes.tolist(),
         "ignored": record.ignored.tolist(),
         "areas": record.areas.tolist(),
+        "boxes_xywh": (
+          None if record.boxes_xywh is None else record.boxes_xywh.tolist()
+        ),
       }
       for record, (shard, offset) in zip(data.records, places)
     ],
@@ -341,10 +344,11 @@ def _to_record(entry, index, shards):
     image=encoded.ShardedImage(shards[entry["shard"]], int(entry["offset"])),
     height=int(entry["height"]),
     width=int(entry["width"]),
-    boxes=np.array(entry["boxes"], np.float64).reshape(-1, 4),
+    boxes=_to_boxes(entry["boxes"]),
     classes=np.array(entry["classes"], np.int32),
     ignored=np.array(entry["ignored"], bool),
     areas=np.array(entry["areas"], np.float64),
+    boxes_xywh=_to_boxes(entry.get("boxes_xywh")),  # older ones have none
   )
   shape = record.boxes.shape[:1]
   if not record.classes.shape == record.ignored.shape == record.areas.shape == shape:
@@ -353,6 +357,10 @@ def _to_record(entry, index, shards):
   if not (is_known | ((record.classes == 0) & record.ignored)).all():
     raise ValueError(f"image {record.image_id!r} has a class that is none of them")
   return record
+
+
+def _to_boxes(values):
+  return None if values is None else np.array(values, np.float64).reshape(-1, 4)
 
 
 def _refuse_turned(index_path, pictures, boxes_are_turned):

@@ -5,10 +5,13 @@ import math
 
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from ap_detect.data.readers.coco import read_coco
 from ap_detect.data.readers.listing import Listing
 from ap_detect.data.records import DataError
+from ap_detect.metrics.coco import evaluate_coco
 
 SOURCE = "annotations/instances_val2017.json"
 
@@ -169,7 +172,7 @@ def test_overshoot_of_one_pixel_is_clipped(coco):
 
 
 # Faults of annotation 71, a crowd on an image of 30 x 20: the fields that change, the
-# reason, and where it is ignored if its place is known, (box, class id).
+# reason, and the box that is ignored, if its place is known.
 ANNOTATION_FAULTS = {
   "width 0": (
     {"bbox": [5, 6, 0, 14]},
@@ -183,7 +186,7 @@ ANNOTATION_FAULTS = {
   "outside": (
     {"bbox": [5, 6, 28.5, 14]},
     "leaves the image of 30 x 20 pixels: x 5 to 33.5, y 6 to 20",
-    ([6, 5, 20, 30], 2),
+    [6, 5, 20, 30],
   ),
   "far outside": ({"bbox": [2e38, 0, 2e38, 4]}, "leaves the image of 30 x 20 pixels"),
   "nan": ({"bbox": [5, math.nan, 5, 5]}, "has bbox [5, nan, 5, 5], not four finite"),
@@ -204,23 +207,23 @@ ANNOTATION_FAULTS = {
   "unknown category": (
     {"category_id": 19},
     "names category 19, which is not in the file",
-    ([6, 5, 20, 30], 0),
+    [6, 5, 20, 30],
   ),
-  "crowd": ({"iscrowd": 2}, "has iscrowd 2, neither 0 nor 1", ([6, 5, 20, 30], 2)),
+  "crowd": ({"iscrowd": 2}, "has iscrowd 2, neither 0 nor 1", [6, 5, 20, 30]),
   "negative area": (
     {"area": -1},
     "has area -1, not a finite number from 0 up",
-    ([6, 5, 20, 30], 2),
+    [6, 5, 20, 30],
   ),
   "area beyond float32": (
     {"area": 1e300},
     "has area 1e+300, not a finite number",
-    ([6, 5, 20, 30], 2),
+    [6, 5, 20, 30],
   ),
   "area nan": (
     {"area": math.nan},
     "has area nan, not a finite number from 0 up",
-    ([6, 5, 20, 30], 2),
+    [6, 5, 20, 30],
   ),
 }
 
@@ -235,10 +238,10 @@ def test_faulty_annotation_is_named_or_never_background(coco, faults_of, kind):
   data = read_coco(coco.root, "val", skip_faulty=True)
   assert data.skipped == (fault,)
   assert [record.image_id for record in data.records] == [*(7 for _ in place), 4]
-  for box, class_id in place:
+  for box in place:
     record = data.records[0]
     assert record.boxes.tolist() == [[3, 2, 10, 12], box]
-    assert record.classes.tolist() == [1, class_id]
+    assert record.classes.tolist() == [1, 0]
     assert record.ignored.tolist() == [False, True]
 
 
@@ -475,6 +478,44 @@ def test_missing_folders_and_files(coco, faults_of):
   # A folder of any name will do.
   (root / "val2017").rename(root / "pictures")
   assert read_coco(root, "val2017").records[0].image == str(root / "pictures/7.jpg")
+
+
+def test_ap_is_that_of_pycocotools_on_the_file(coco):
+  """Boxes of decimals, detected at overlaps of exactly a threshold."""
+  rng = np.random.default_rng(0)
+  coco.content["images"].clear()
+  coco.category(3, "cow")
+  results = []
+  for image_id in range(1, 41):
+    coco.image(image_id, "7.jpg", 500, 700)
+    for threshold in rng.choice(np.arange(50, 100, 5), 3) / 100:
+      # Moved by s, boxes of width w overlap by (w - s) / (w + s).
+      shift = float(rng.integers(1, 300)) / 20
+      width = shift * (1 + threshold) / (1 - threshold)
+      x, y, height = (float(value) / 100 for value in rng.integers(1, 20_000, 3))
+      category = int(rng.choice([17, 18, 3]))
+      number = len(coco.content["annotations"]) + 100
+      coco.annotate(number, image_id, category, [x, y, width, height], area=9.0)
+      bbox = [x + shift, y, width, height]
+      results.append({"bbox": bbox, "score": rng.random(), "image_id": image_id})
+      results[-1]["category_id"] = category
+  coco.image(1000, "7.jpg", 500, 700)
+  coco.annotate(1, 1000, 17, [372.27, 100.5, 45, 60.3], area=9.0)
+  results.append({**results[0], "bbox": [377.27, 100.5, 45, 60.3], "image_id": 1000})
+  coco.content["annotations"] = [
+    {"iscrowd": 0, **item}
+    for item in coco.content["annotations"]
+    if item["image_id"] > 0 and item["id"] not in (70, 71)
+  ]
+  path = coco.save()
+  data = read_coco(coco.root, "val", check_images=False)
+  judged = COCOeval(truth := COCO(path), truth.loadRes(results), "bbox")
+  judged.evaluate()
+  judged.accumulate()
+  judged.summarize()
+  figures = evaluate_coco(data, results).metrics
+  assert [figures[name] for name in ("AP", "AP50", "AP75")] == judged.stats[:3].tolist()
+  assert 0.1 < figures["AP"] < 0.9
 
 
 @pytest.mark.parametrize(

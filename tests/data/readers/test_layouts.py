@@ -540,7 +540,7 @@ class TestYolo:
       ("0 .5 .5 .2 nan", "has '0 .5 .5 .2 nan', not finite numbers", None),
       ("0 .5 .5 0 .2", "has width 0 and height 0.2: an empty box", None),
       ("0 15 10 20 10", "has x 15, y 10, width 20, height 10: fractions of", None),
-      ("0 .95 .5 .9 .2", "leaves the image of 30 x 20 pixels", [1]),
+      ("0 .95 .5 .9 .2", "leaves the image of 30 x 20 pixels", [0]),
       ("0 .1 .1 .2 .2 .3 .3 .4", "has 7 numbers after its class, neither", None),
     ],
   )

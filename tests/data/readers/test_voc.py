@@ -110,7 +110,7 @@ def test_size_may_be_left_open(voc, size):
 
 
 # Faults of one object, each with the reason that must be given. The image is 30 x 20. The
-# place of the last ones is known: (box, class id, 0 for unknown) of what is ignored.
+# place of the last ones is known: the box of what is ignored, as of class 0.
 OBJECT_FAULTS = {
   "xmax below xmin": (("cat", 11, 3, 9, 10), "has xmax 9 <= xmin 11"),
   "xmax is xmin": (("cat", 9, 3, 9, 10), "has xmax 9 <= xmin 9"),
@@ -126,19 +126,19 @@ OBJECT_FAULTS = {
   "outside": (
     ("cat", 2, 3, 33.5, 10),
     "leaves the image of 30 x 20 pixels: x 2 to 33.5, y 3 to 10",
-    ([3, 2, 10, 30], 1),
+    [3, 2, 10, 30],
   ),
   "outside above": (
     ("cat", 2, -2.5, 12, 10),
     "leaves the image of 30 x 20 pixels: x 2 to 12, y -2.5 to 10",
-    ([0, 2, 10, 12], 1),
+    [0, 2, 10, 12],
   ),
   "unknown class": (
     ("cow", 2, 3, 12, 10),
     "has class 'cow', which is not in the list of classes",
-    ([3, 2, 10, 12], 0),
+    [3, 2, 10, 12],
   ),
-  "no name": (("", 2, 3, 12, 10), "has no name", ([3, 2, 10, 12], 0)),
+  "no name": (("", 2, 3, 12, 10), "has no name", [3, 2, 10, 12]),
 }
 
 
@@ -153,9 +153,9 @@ def test_faulty_object_is_named_or_never_background(voc, faults_of, kind):
   data = read_voc(voc.root, "two", skip_faulty=True, **options)
   assert data.skipped == tuple(expected)
   assert [record.image_id for record in data.records] == ["b", *("c" for _ in place)]
-  for box, class_id in place:
+  for box in place:
     record = data.records[1]
-    assert record.classes.tolist() == [2, class_id, 1]
+    assert record.classes.tolist() == [2, 0, 1]
     assert record.ignored.tolist() == [False, True, False]
     assert record.boxes.tolist() == [[3, 2, 10, 12], box, [6, 5, 20, 30]]
 
