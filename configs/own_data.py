@@ -1,7 +1,7 @@
 """Fine-tunes EfficientNet-lite0 with AP-loss on a small dataset of your own.
 
   ap_detect train --config=own_data --model_dir=runs/mine \
-    --config.data.root=<folder in VOC or COCO layout> \
+    --config.data.root=<folder of images and annotations> \
     --config.model.backbone_weights=imagenet
 
 Source: AP-loss (Chen et al. 2019) with the changes that short fine-tuning wants: Adam

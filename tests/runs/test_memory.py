@@ -203,3 +203,40 @@ def test_links_in_circles_and_the_run_s_own_folder(tmp_path):
   assert memory_lib.fingerprint([str(root)], but=str(root / "run")) == first
   (root / "a" / "x").touch()
   assert memory_lib.fingerprint([str(root)], but=str(root / "run")) != first
+
+
+class TestHeldOut:
+  @pytest.fixture
+  def config(self, make_config, tmp_path):
+    """Of a folder with nothing to validate on."""
+    root = tmp_path / "root"
+    made = shapes.make_shapes("train", num_images=10, image_size_px=(64, 64))
+    shapes.write_shapes(made, str(root), "train")
+    return make_config({"data.format": "auto", "data.root": str(root)})
+
+  def test_both_parts_are_read_once_and_listed(self, open_again, num_reads, tmp_path):
+    train, val = open_again("train"), open_again("val", shapes.CLASS_NAMES)
+    assert num_reads == ["train"]
+    held_out = [record.image_id for record in val.records]
+    assert len(held_out) == 2 and len(train.records) == 8
+    assert not set(held_out) & {record.image_id for record in train.records}
+    lines = (tmp_path / "run/data/held_out.txt").read_text().split()
+    assert lines == [str(image_id) for image_id in held_out]
+    # The list itself names a split.
+    listed = open_again(f"train@{tmp_path}/run/data/held_out.txt")
+    assert [record.image_id for record in listed.records] == held_out
+
+  def test_it_is_said(self, open_again, hear):
+    said = hear("info")
+    open_again("val")
+    assert any("held out of the 10 of train" in line for line in said)
+
+  def test_a_split_of_another_name_must_be_there(self, open_again):
+    with pytest.raises(ValueError, match="no annotations of split 'mine'"):
+      open_again("mine", changes={"val_split": "mine"})
+
+  def test_none_where_that_is_forbidden(self, open_again):
+    changes = {"holdout_share": 0.0}
+    assert len(open_again("train", changes=changes).records) == 10
+    with pytest.raises(ValueError, match="no annotations of split 'val'"):
+      open_again("val", changes=changes)
