@@ -127,7 +127,8 @@ def to_shown(found, class_names, shown):
   if shown.calibration:
     calibrated = shown.calibration(found.scores).astype(np.float32)
     found = found._replace(scores=calibrated)
-  at_least = np.array([shown.thresholds.per_class[name] for name in class_names])
+  thresholds = [shown.thresholds.per_class[name] for name in class_names]
+  at_least = np.array(thresholds, np.float32)  # as they are served
   kept = found.scores >= at_least[found.classes - 1]
   return ImageDetections(*(part[kept] for part in found))
 

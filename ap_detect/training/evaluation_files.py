@@ -35,14 +35,16 @@ def evaluate_run(
 
   Writes metrics.json (with the split, checkpoint and settings that it is of),
   detections.json (COCO results), charts (precision_recall.png, confusion.png,
-  reliability.png) and pictures/. VOC data get VOC's figures too, as "voc" in metrics.json. Of a split without
-  labels, or without any object that counts, there are only the detections, of VOC data
-  also as comp4_det_<split>_<class>.txt, as the official servers take them.
+  reliability.png) and pictures/. VOC data get VOC's figures too, as "voc" in
+  metrics.json. Of a split without labels, or without any object that counts, there are
+  only the detections, of VOC data also as comp4_det_<split>_<class>.txt, as the official
+  servers take them.
 
   Metrics and curves are of all detections; the run's score thresholds cut only those
   of the pictures and of the confusion (this evaluation's own where the run has none
   yet), see runs.scores.load_judgement. The JSON files have scores as the network gives
-  them; pictures and what is printed have calibrated ones.
+  them; pictures and what is printed have calibrated ones. An exported model's scores are
+  everywhere as it serves them.
 
   Args:
     model_dir: a run's folder.
@@ -92,15 +94,17 @@ def evaluate_run(
   evaluation, found, results = evaluation_lib.judge(dataset, found)
   _write_detections(output_dir, results)
   own = evaluation_lib.judgement(evaluation)
-  # Of an exported model, which may have calibrated scores, the run knows nothing.
-  judgement = own
-  if not exported:
+  if exported:
+    judgement = own._replace(calibration=None)
+    compared = {"as served": evaluation.outcomes.scores}
+  else:
     judgement = scores.load_judgement(model_dir, restored.checkpoint) or own
+    fitted_here = judgement is own or split == saved_config.data.val_split
+    compared = calibrate_fairly(
+      evaluation.outcomes, judgement.calibration, fitted_here=fitted_here
+    )
   reliabilities = judge_scores(
-    evaluation.outcomes,
-    names,
-    judgement,
-    fitted_here=judgement is own or split == saved_config.data.val_split,
+    evaluation.outcomes, compared, names, judgement.thresholds
   )
   metrics = {
     "split": split,
@@ -215,35 +219,47 @@ def draw_charts(dataset, results, thresholds):
   }
 
 
-def judge_scores(outcomes, class_names, judgement, *, fitted_here):
-  """What scores mean, before and after calibration, on data it was not fitted to.
+def calibrate_fairly(outcomes, run_calibration, *, fitted_here):
+  """Scores before and after calibration by maps that were not fitted to them.
 
   Args:
     outcomes: Outcomes of the evaluation.
+    run_calibration: the run's ScoreCalibration; None for none.
+    fitted_here: whether that was fitted to these detections. Each half of the images is
+      then calibrated by a map that is fitted to the other.
+
+  Returns:
+    {"raw": [D], "calibrated": [D]}, the latter missing where there is no map.
+  """
+  if fitted_here:
+    calibrated = calibration.cross_calibrate(outcomes)
+  else:
+    calibrated = run_calibration(outcomes.scores) if run_calibration else None
+  found = {"raw": outcomes.scores, "calibrated": calibrated}
+  return {name: values for name, values in found.items() if values is not None}
+
+
+def judge_scores(outcomes, compared, class_names, thresholds):
+  """How far scores are from precision.
+
+  Args:
+    outcomes: Outcomes of the evaluation.
+    compared: name -> [D] float64, scores of these detections.
     class_names: [K].
-    judgement: Judgement.
-    fitted_here: whether its calibration was fitted to these detections. Each half of the
-      images is then judged by a calibration that is fitted to the other.
+    thresholds: ScoreThresholds of the outcomes' own scores.
 
   Returns:
     {"all": by_name, "shown": by_name}, of all detections and of those that reach their
-    class's threshold; by_name is {"raw": Reliability, "calibrated": Reliability}, the
-    latter missing where there is no calibration.
+    class's threshold; by_name is a Reliability for each of the compared.
   """
-  by_name = {"raw": outcomes.scores}
-  if fitted_here:
-    by_name["calibrated"] = calibration.cross_calibrate(outcomes)
-  elif judgement.calibration:
-    by_name["calibrated"] = judgement.calibration(outcomes.scores)
-  at_least = np.array([judgement.thresholds.per_class[name] for name in class_names])
+  at_least = np.array([thresholds.per_class[name] for name in class_names])
   is_shown = outcomes.scores >= at_least[outcomes.classes - 1]
   return {
     part: {
       name: calibration.reliability(values[kept], outcomes.hits[kept])
-      for name, values in by_name.items()
-      if values is not None
+      for name, values in compared.items()
     }
-    for part, kept in (("all", np.full(len(is_shown), True)), ("shown", is_shown))
+    for part, kept in (("all", slice(None)), ("shown", is_shown))
   }
 
 

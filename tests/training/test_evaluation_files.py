@@ -142,9 +142,11 @@ class TestCalibrationError:
       num_objects=np.array([100, 100]),
     )
     thresholds = ScoreThresholds(0.5, 1.0, {"a": 0.99, "b": 0.5}, {"a": 1.0, "b": 1.0})
-    judgement = scores.Judgement(thresholds, calibration, None)
+    compared = evaluation_files.calibrate_fairly(
+      outcomes, calibration, fitted_here=fitted_here
+    )
     return outcomes, evaluation_files.judge_scores(
-      outcomes, ["a", "b"], judgement, fitted_here=fitted_here
+      outcomes, compared, ["a", "b"], thresholds
     )
 
   @pytest.mark.parametrize("fitted_here", [True, False])
