@@ -109,7 +109,7 @@ def fit_isotonic(scores, hits):
 
 
 def main(_):
-  from ap_detect.metrics import evaluate_coco, fit_calibration, reliability
+  from ap_detect.metrics import evaluate_coco, fit_calibration, measure_reliability
   from ap_detect.runs import data as data_lib
   from ap_detect.runs import files, folder
 
@@ -146,8 +146,8 @@ def main(_):
         measured[name].append(
           (
             -likelihoods.mean(),
-            reliability(found, are_hits).error,
-            reliability(found[best], are_hits[best]).error,
+            measure_reliability(found, are_hits).error,
+            measure_reliability(found[best], are_hits[best]).error,
             len(served) / len(distinct),
           )
         )

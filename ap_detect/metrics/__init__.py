@@ -3,7 +3,6 @@
 from ap_detect.metrics.calibration import (
   ScoreCalibration,
   fit_calibration,
-  reliability,
 )
 from ap_detect.metrics.coco import (
   METRIC_NAMES,
@@ -15,6 +14,7 @@ from ap_detect.metrics.coco import (
 from ap_detect.metrics.curves import PrecisionRecall, confusion, precision_recall
 from ap_detect.metrics.operating_points import OperatingPoints
 from ap_detect.metrics.outcomes import Outcomes
+from ap_detect.metrics.reliability import measure_reliability
 from ap_detect.metrics.score_thresholds import ScoreThresholds, best_f1_thresholds
 from ap_detect.metrics.submissions import write_comp4
 from ap_detect.metrics.voc import VocEvaluation, evaluate_voc, format_voc_table
@@ -36,7 +36,7 @@ __all__ = [
   "fit_calibration",
   "format_table",
   "format_voc_table",
+  "measure_reliability",
   "precision_recall",
-  "reliability",
   "write_comp4",
 ]

@@ -1,4 +1,4 @@
-"""From a detector's scores to the precision to expect at them, and how well that holds.
+"""From a detector's scores to the precision to expect at them.
 
 AP-loss ranks: its scores are fixed only up to a common shift, and say nothing by
 themselves. One strictly increasing map for all classes leaves every ranking, and with it
@@ -12,17 +12,17 @@ al. 2017) and isotonic regression, whose flat steps would tie scores.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-
-from ap_detect.metrics.outcomes import Outcomes
 
 # Half a step beyond the float32 numbers that are next to 0 and to 1.
 _LOWEST, _HIGHEST = 2.0**-150, 1 - 2.0**-25
 
-# Knots of the broken line between the lowest and the highest score that it is fitted to.
+# Knots of the broken line between the lowest and the highest score that it is fitted to,
+# and how far apart they are at least, in standard deviations of the logits.
 _NUM_KNOTS = 10
+_KNOT_DISTANCE = 0.05
 
 # The least slope, also beyond these scores. With the bound it keeps neighbours among the
 # float32 numbers apart in float64: p = 1 / (1 + exp(-t)) differs by p (1 - p) times
@@ -111,12 +111,12 @@ def fit_calibration(scores: np.ndarray, hits: np.ndarray) -> ScoreCalibration | 
   targets = np.where(hits, (num_hits + 1) / (num_hits + 2), 1 / (num_misses + 2))
   # Hits and misses have the same weight here: most misses are where nothing happens.
   weights = np.where(hits, 1 / max(num_hits, 1), 1 / max(num_misses, 1))
-  knots = _place_knots(logits, weights)
+  mean = np.average(logits, weights=weights)
+  deviation = np.sqrt(np.average((logits - mean) ** 2, weights=weights))
+  knots = _place_knots(logits, weights, _KNOT_DISTANCE * deviation)
   lengths = np.diff(knots)
   # [D, segments] how much of each segment lies below each detection.
   below = np.clip((logits[:, np.newaxis] - knots[:-1]) / lengths, 0, 1)
-  mean = np.average(logits, weights=weights)
-  deviation = np.sqrt(np.average((logits - mean) ** 2, weights=weights))
   bends = np.diff(np.diag(deviation / lengths), axis=0)
   start, rises = _maximize_likelihood(
     below, targets, _LEAST_SLOPE * logits, _BEND_WEIGHT * bends.T @ bends
@@ -129,77 +129,23 @@ def fit_calibration(scores: np.ndarray, hits: np.ndarray) -> ScoreCalibration | 
   )
 
 
-class Reliability(NamedTuple):
-  """Scores beside the precisions that they stand for, in bins of neighbouring scores.
+def _place_knots(
+  logits: np.ndarray, weights: np.ndarray, distance: float
+) -> np.ndarray:
+  """[N] ascending: the lowest, the highest, and between them equal shares of weight.
 
-  Attributes:
-    mean_scores: [N] float64, ascending; one for each bin that has detections.
-    precisions: [N] float64, the share of hits.
-    error: the mean of their difference over all detections, in [0, 1]; None for none.
+  Less those that are nearer to others than the distance.
   """
-
-  mean_scores: np.ndarray
-  precisions: np.ndarray
-  error: float | None
-
-
-def reliability(
-  scores: np.ndarray, hits: np.ndarray, *, num_bins: int = 10
-) -> Reliability:
-  """The reliability diagram and the expected calibration error (Guo et al. 2017).
-
-  Args:
-    scores: [D] in [0, 1].
-    hits: [D] bool.
-    num_bins: of equal width.
-
-  Returns:
-    Reliability.
-
-  Example: 0.75 for what is right in one of two cases
-    >>> reliability(np.array([0.75, 0.75]), np.array([True, False])).error
-    0.25
-  """
-  bins = np.minimum((scores * num_bins).astype(int), num_bins - 1)
-  counts = np.bincount(bins, minlength=num_bins)
-  filled = counts > 0
-  means, precisions = (
-    np.bincount(bins, values, num_bins)[filled] / counts[filled]
-    for values in (scores, hits)
-  )
-  error = None
-  if len(scores):
-    error = float(np.average(np.abs(means - precisions), weights=counts[filled]))
-  return Reliability(means, precisions, error)
-
-
-def cross_calibrate(outcomes: Outcomes) -> np.ndarray | None:
-  """Scores by maps that were not fitted on the image that they are of.
-
-  Args:
-    outcomes: Outcomes.
-
-  Returns:
-    [D] float64: of every other image by the map that is fitted to the rest, and the
-    other way round; None where either half has no detections.
-  """
-  is_odd = outcomes.images % 2 == 1
-  calibrated = np.zeros(len(is_odd))
-  for half in (is_odd, ~is_odd):
-    calibration = fit_calibration(outcomes.scores[~half], outcomes.hits[~half])
-    if calibration is None:
-      return None
-    calibrated[half] = calibration(outcomes.scores[half])
-  return calibrated
-
-
-def _place_knots(logits: np.ndarray, weights: np.ndarray) -> np.ndarray:
-  """[N] ascending: the lowest, the highest, and between them equal shares of weight."""
   order = np.argsort(logits, kind="stable")
   shares = np.cumsum(weights[order]) / np.sum(weights)
   places = np.searchsorted(shares, np.linspace(0, 1, _NUM_KNOTS)[1:-1])
   places = np.minimum(places, len(order) - 1)
-  return np.unique(logits[order[[0, *places, -1]]])
+  lowest, highest = logits[order[[0, -1]]]
+  kept = [lowest]
+  for knot in logits[order[places]]:
+    if min(knot - kept[-1], highest - knot) >= distance > 0:
+      kept.append(knot)
+  return np.unique([*kept, highest])
 
 
 def _maximize_likelihood(
@@ -257,4 +203,4 @@ def _logits(probabilities) -> np.ndarray:
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:
-  return 1 / (1 + np.exp(-logits))
+  return np.exp(-np.logaddexp(0, -logits))

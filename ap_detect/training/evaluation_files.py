@@ -11,7 +11,7 @@ from ap_detect import charts, drawing
 from ap_detect import config as config_lib
 from ap_detect import images as image_ops
 from ap_detect.data import encoded
-from ap_detect.metrics import calibration, coco, curves, submissions, voc
+from ap_detect.metrics import coco, curves, reliability, submissions, voc
 from ap_detect.metrics import results as results_lib
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import files, folder, scores
@@ -99,11 +99,12 @@ def evaluate_run(
     compared = {"as served": evaluation.outcomes.scores}
   else:
     judgement = scores.load_judgement(model_dir, restored.checkpoint) or own
-    fitted_here = judgement is own or split == saved_config.data.val_split
-    compared = calibrate_fairly(
-      evaluation.outcomes, judgement.calibration, fitted_here=fitted_here
+    compared = reliability.calibrate_fairly(
+      evaluation.outcomes,
+      judgement.calibration,
+      fitted_here=judgement is own or split == saved_config.data.val_split,
     )
-  reliabilities = judge_scores(
+  reliabilities = reliability.judge_scores(
     evaluation.outcomes, compared, names, judgement.thresholds
   )
   metrics = {
@@ -131,13 +132,13 @@ def evaluate_run(
   pictures = os.path.join(output_dir, "pictures")
   pairs = list(zip(dataset.records, found))[: config.eval.num_pictures]
   _write_pictures(pictures, pairs, names, judgement.shown())
+  print(f"{table}\n\n{_describe(reliabilities)}")
   written = {
     "metrics": f"{output_dir}/metrics.json",
     "detections": f"{output_dir}/detections.json",
     "charts": ", ".join(f"{output_dir}/{name}.png" for name in drawn),
     "pictures": f"{pictures}/",
   }
-  print(f"{table}\n\n{_describe(reliabilities)}")
   for name, paths in {**source, **written}.items():
     print(f"{name:<11}  {paths}")
   return evaluation
@@ -216,50 +217,6 @@ def draw_charts(dataset, results, thresholds):
       curves.precision_recall(dataset, results)
     ),
     "confusion": charts.confusion_picture(confusion, dataset.class_names),
-  }
-
-
-def calibrate_fairly(outcomes, run_calibration, *, fitted_here):
-  """Scores before and after calibration by maps that were not fitted to them.
-
-  Args:
-    outcomes: Outcomes of the evaluation.
-    run_calibration: the run's ScoreCalibration; None for none.
-    fitted_here: whether that was fitted to these detections. Each half of the images is
-      then calibrated by a map that is fitted to the other.
-
-  Returns:
-    {"raw": [D], "calibrated": [D]}, the latter missing where there is no map.
-  """
-  if fitted_here:
-    calibrated = calibration.cross_calibrate(outcomes)
-  else:
-    calibrated = run_calibration(outcomes.scores) if run_calibration else None
-  found = {"raw": outcomes.scores, "calibrated": calibrated}
-  return {name: values for name, values in found.items() if values is not None}
-
-
-def judge_scores(outcomes, compared, class_names, thresholds):
-  """How far scores are from precision.
-
-  Args:
-    outcomes: Outcomes of the evaluation.
-    compared: name -> [D] float64, scores of these detections.
-    class_names: [K].
-    thresholds: ScoreThresholds of the outcomes' own scores.
-
-  Returns:
-    {"all": by_name, "shown": by_name}, of all detections and of those that reach their
-    class's threshold; by_name is a Reliability for each of the compared.
-  """
-  at_least = np.array([thresholds.per_class[name] for name in class_names])
-  is_shown = outcomes.scores >= at_least[outcomes.classes - 1]
-  return {
-    part: {
-      name: calibration.reliability(values[kept], outcomes.hits[kept])
-      for name, values in compared.items()
-    }
-    for part, kept in (("all", slice(None)), ("shown", is_shown))
   }
 
 

@@ -12,8 +12,7 @@ import tensorflow as tf
 from PIL import Image
 
 from ap_detect.data import shapes
-from ap_detect.metrics import Outcomes, ScoreCalibration, ScoreThresholds, evaluate_voc
-from ap_detect.metrics.calibration import cross_calibrate
+from ap_detect.metrics import evaluate_voc
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import files, scores
 from ap_detect.runs import folder as folder_lib
@@ -130,58 +129,15 @@ def test_coco_data_without_labels(evaluate):
   assert "VOC" not in printed
 
 
-class TestCalibrationError:
-  def judge(self, *, fitted_here, calibration):
-    """Of 300 detections of 30 images, and those of class b from 0.5 on shown."""
-    rng = np.random.default_rng(0)
-    outcomes = Outcomes(
-      scores=rng.random(300),
-      hits=rng.random(300) < 0.5,
-      classes=rng.integers(1, 3, 300),
-      images=np.arange(300) // 10,
-      num_objects=np.array([100, 100]),
-    )
-    thresholds = ScoreThresholds(0.5, 1.0, {"a": 0.99, "b": 0.5}, {"a": 1.0, "b": 1.0})
-    compared = evaluation_files.calibrate_fairly(
-      outcomes, calibration, fitted_here=fitted_here
-    )
-    return outcomes, evaluation_files.judge_scores(
-      outcomes, compared, ["a", "b"], thresholds
-    )
-
-  @pytest.mark.parametrize("fitted_here", [True, False])
-  def test_of_all_and_of_those_shown(self, fitted_here):
-    calibration = ScoreCalibration((0.01, 0.99), (0.4, 0.6))
-    outcomes, found = self.judge(fitted_here=fitted_here, calibration=calibration)
-    by_name = {"raw": outcomes.scores, "calibrated": calibration(outcomes.scores)}
-    if fitted_here:
-      by_name["calibrated"] = cross_calibrate(outcomes)
-    is_shown = outcomes.scores >= np.where(outcomes.classes == 2, 0.5, 0.99)
-    assert 50 < is_shown.sum() < 150
-    for part, kept in (("all", outcomes.scores >= 0), ("shown", is_shown)):
-      assert list(found[part]) == ["raw", "calibrated"]
-      for name, values in by_name.items():
-        # Ten bins, one by one.
-        error = 0.0
-        for low in np.arange(10) / 10:
-          here = kept & (values >= low) & (values < low + 0.1)
-          error += abs(values[here].sum() - outcomes.hits[here].sum())
-        assert found[part][name].error == pytest.approx(error / kept.sum())
-      assert found[part]["calibrated"].error < found[part]["raw"].error
-
-  def test_no_calibration(self):
-    _, found = self.judge(fitted_here=False, calibration=None)
-    assert [list(by_name) for by_name in found.values()] == [["raw"], ["raw"]]
-
-  def test_is_printed_and_written(self, evaluate):
-    _, folder, printed = evaluate(shapes.make_shapes("val", num_images=4))
-    errors = files.read_json(os.path.join(folder, "metrics.json"))["calibration_error"]
-    assert list(errors) == ["all", "shown"]
-    (line,) = [line for line in printed.splitlines() if line.startswith("calibration ")]
-    for by_name in errors.values():
-      assert by_name["raw"] == pytest.approx(0.25)  # all right, at 0.75
-      assert by_name["calibrated"] < 0.15
-      assert f"0.2500 raw, {by_name['calibrated']:.4f} calibrated" in line
+def test_calibration_error_is_printed_and_written(evaluate):
+  _, folder, printed = evaluate(shapes.make_shapes("val", num_images=4))
+  errors = files.read_json(os.path.join(folder, "metrics.json"))["calibration_error"]
+  assert list(errors) == ["all", "shown"]
+  (line,) = [line for line in printed.splitlines() if line.startswith("calibration ")]
+  for by_name in errors.values():
+    assert by_name["raw"] == pytest.approx(0.25)  # all right, at 0.75
+    assert by_name["calibrated"] < 0.15
+    assert f"0.2500 raw, {by_name['calibrated']:.4f} calibrated" in line
 
 
 def test_files_stay_raw_and_pictures_are_calibrated(evaluate, monkeypatch):
