@@ -37,19 +37,20 @@ def build_fpn(features, *, channels=256):
 class Upsample2x(tf.keras.layers.Layer):
   """Nearest-neighbour upsampling by 2, by broadcasting.
 
-  UpSampling2D has no gradient under XLA; this has, and gives the same bits.
+  UpSampling2D has no gradient under XLA; this has, and gives the same bits. Of operations
+  that other runtimes have too: TensorFlow Lite slices no six dimensions, which indexing
+  with tf.newaxis would need, and knows no EnsureShape.
   """
 
   def call(self, features):
     batch, height, width = tf.unstack(tf.shape(features)[:3])
     channels = features.shape[-1]
-    repeated = tf.broadcast_to(
-      features[:, :, tf.newaxis, :, tf.newaxis],
-      [batch, height, 2, width, 2, channels],
-    )
+    cells = tf.reshape(features, [batch, height, 1, width, 1, channels])
+    repeated = tf.broadcast_to(cells, [batch, height, 2, width, 2, channels])
     upsampled = tf.reshape(repeated, [batch, 2 * height, 2 * width, channels])
     sides = [side and 2 * side for side in features.shape[1:3]]
-    return tf.ensure_shape(upsampled, [features.shape[0], *sides, channels])
+    upsampled.set_shape([features.shape[0], *sides, channels])
+    return upsampled
 
 
 def _stride2(channels, name):

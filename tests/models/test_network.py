@@ -16,20 +16,45 @@ def test_upsampling_equals_keras_own_bit_for_bit(shape):
   np.testing.assert_array_equal(fpn.Upsample2x()(features), expected)
 
 
-def test_upsampling_has_a_gradient_under_xla():
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_gradient_of_upsampling(jit_compile):
   features, weights = tf.constant(noise(2, 3, 5, 4)), noise(2, 6, 10, 4, seed=1)
-  layer = fpn.Upsample2x()
 
-  @tf.function(jit_compile=True)
-  def gradient(values):
+  def broadcast(values):
+    cells = values[:, :, tf.newaxis, :, tf.newaxis]
+    return tf.reshape(tf.broadcast_to(cells, [2, 3, 2, 5, 2, 4]), [2, 6, 10, 4])
+
+  @tf.function(jit_compile=jit_compile)
+  def gradient(upsample, values):
     with tf.GradientTape() as tape:
       tape.watch(values)
-      total = tf.reduce_sum(weights * layer(values))
+      total = tf.reduce_sum(weights * upsample(values))
     return tape.gradient(total, values)
 
+  found = gradient(fpn.Upsample2x(), features)
+  np.testing.assert_array_equal(found, gradient(broadcast, features))
   # Every cell is copied to 2 x 2 places, whose weights add up.
   expected = weights.reshape(2, 3, 2, 5, 2, 4).sum(axis=(2, 4))
-  np.testing.assert_allclose(gradient(features), expected, atol=1e-5)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_upsampling_knows_the_sizes_it_can_know():
+  layer = fpn.Upsample2x()
+  for known, doubled in [((None, 3), (None, 6)), ((None, None), (None, None))]:
+    output = layer(tf.keras.Input((*known, 4)))
+    assert output.shape.as_list() == [None, *doubled, 4]
+
+
+def test_upsampling_is_made_of_tensorflow_lites_own_operations():
+  inputs = tf.keras.Input((3, 5, 4))
+  model = tf.keras.Model(inputs, fpn.Upsample2x()(inputs))
+  # Fails where an operation is not among them.
+  converted = tf.lite.TFLiteConverter.from_keras_model(model).convert()
+  interpreter = tf.lite.Interpreter(model_content=converted)
+  run = interpreter.get_signature_runner()
+  features = noise(1, 3, 5, 4)
+  (output,) = run(**{run.get_input_details().popitem()[0]: features}).values()
+  np.testing.assert_array_equal(output, model(features))
 
 
 def build_pyramid(channels=8):
