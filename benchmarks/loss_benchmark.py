@@ -7,7 +7,7 @@
   python benchmarks/loss_benchmark.py --sizes=21M --hlo_dir=hlo --form=gpu
 
 Rounds of all losses alternate, so that a busy machine slows them alike: compare ratios.
-Every figure is a median over rounds. Memory is measured in a process for each loss.
+Times are medians over rounds. Memory is measured in a process for each loss.
 
 Evaluations are timed inside of one compiled graph, in a loop in which each depends on the
 one before, so that nothing is left out or done once for all. The time with fewer of them
@@ -15,10 +15,10 @@ is subtracted from that with more, and with it what calling and waiting for the 
 take. "read and write" is the limit: it reads the logits and writes them, doubled.
 
 Columns: milliseconds for value and gradient; ratio to the focal loss, and to the limit, of
-the same round; MiB of peak memory above inputs and gradient, and its ratio to the logits'
+the same case; MiB of peak memory above inputs and gradient, and its ratio to the logits'
 bytes; seconds of the first call, less one call (tracing and compilation). The plain loop
 over positives (eager TensorFlow, as in the paper's Algorithm 1) is timed on a few
-positives and scaled to all.
+positives, each scaled to all.
 
 With --hlo_dir nothing is timed: each loss's value and gradient is written as a
 serialized HLO module, <loss>-<size>.hlo, which XLA compiles without TensorFlow, on a
@@ -251,7 +251,7 @@ def _run_case(size, regime, only):
       for name, timer in timers.items():
         seconds[name].append(timer())
     if _LOOP.value and "ap_loss" in timers:
-      seconds["plain loop"] = [_plain_loop(*inputs[:2], _LOOP.value)]
+      seconds["plain loop"] = _plain_loop(*inputs[:2], _LOOP.value)
   return {name: {"seconds": values} for name, values in seconds.items()}
 
 
@@ -277,19 +277,21 @@ def _compilation_and_memory(function, inputs):
 
 
 def _plain_loop(logits, labels, number):
-  """Seconds that Algorithm 1 as a loop over positives takes, scaled from a few."""
+  """Seconds that Algorithm 1 as a loop over positives takes, as each of a few says."""
   import tensorflow as tf
 
   positives = tf.where(labels > 0)[:, 0]
   classes = tf.gather(labels, positives) - 1
   own = tf.gather_nd(logits, tf.stack([positives, tf.cast(classes, tf.int64)], 1))
   gradient = tf.zeros_like(logits)
-  begin = time.perf_counter()
+  seconds = []
   for score in own[:number]:
+    begin = time.perf_counter()
     steps = tf.clip_by_value((logits - score) / 2.0 + 0.5, 0.0, 1.0)
     gradient += steps / (1.0 + tf.reduce_sum(steps))
-  gradient[:1].numpy()
-  return round((time.perf_counter() - begin) * len(positives) / number, 4)
+    gradient[:1].numpy()
+    seconds.append(round((time.perf_counter() - begin) * len(positives), 4))
+  return seconds
 
 
 def _in_own_process(size, regime, only=""):

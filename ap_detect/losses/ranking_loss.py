@@ -37,8 +37,8 @@ def ranking_loss(
   derivative of the value.
 
   It takes O((|P| + |N|) log |P|) time and O(|P| + |N|) memory like the value. In the form
-  for CPUs it is computed only where it is asked for, and both need 88 bytes an anchor
-  beside the gradient itself, more where more than 16,384 are positive, whatever K. In
+  for CPUs it is computed only where it is asked for. Both need 88 bytes an anchor, more
+  where more than 16,384 are positive, and the gradient 4 bytes a logit beside itself. In
   the form for GPUs it is computed with the value, in less than twice the logits' bytes
   and 180 bytes an anchor. What goes by the anchor are tables of knots, with room for all
   anchors to be positive.
