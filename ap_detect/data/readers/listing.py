@@ -25,9 +25,10 @@ class Listing:
   """Files at and below a folder; hidden ones are passed over.
 
   Attributes:
-    root: the folder.
+    root: the folder, as an absolute path.
     unreadable: paths of the folders that cannot be read; their files are not listed.
     images_only: folder that alone images are looked for in; "" for all of root.
+    annotations_only: file or folder that alone annotations are looked for in; likewise.
   """
 
   def __init__(self, root, *, annotations="", images=""):
@@ -42,15 +43,16 @@ class Listing:
     Raises:
       DataError: there is no such folder or file.
     """
-    self.root = os.fspath(root)
-    folders.check_folder(self.root)
+    folders.check_folder(os.fspath(root))
+    # Of "." and "a/../b" no other path begins as the paths below them do.
+    self.root = os.path.abspath(root)
     self.unreadable: list[str] = []
     self._tops = [os.path.realpath(self.root)]
-    self.images_only = os.path.join(self.root, images) if images else ""
-    self._annotations_only = os.path.join(self.root, annotations) if annotations else ""
+    self.images_only = self._join(images)
+    self.annotations_only = self._join(annotations)
     self._entered: set[str] = set()
     self._files = list(self._walk(self.root))
-    for path in (self.images_only, self._annotations_only):
+    for path in (self.images_only, self.annotations_only):
       if not path:
         continue
       if not os.path.exists(path):
@@ -58,6 +60,9 @@ class Listing:
       self._tops.append(os.path.realpath(path))
       self._files += self._walk(path) if os.path.isdir(path) else [path]
     self._files = list(dict.fromkeys(self._files))
+
+  def _join(self, path):
+    return os.path.normpath(os.path.join(self.root, path)) if path else ""
 
   def _walk(self, top):
     real = os.path.realpath(top)
@@ -88,7 +93,7 @@ class Listing:
       path
       for ending in endings
       for path in self._by_ending.get(ending, ())
-      if is_below(path, self._annotations_only)
+      if is_below(path, self.annotations_only)
     ]
 
   @functools.cached_property

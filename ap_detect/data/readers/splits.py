@@ -174,7 +174,7 @@ def find_part(
       return []  # Reading it says so.
 
   def find(name, *, sole):
-    known = find_names(*_below(os.fspath(root), name, annotations, images))
+    known = find_names(*_below(os.path.abspath(root), name, annotations, images))
     return split_names.choose(known, name, sole=sole)
 
   own = find(val_split, sole=False)
@@ -240,13 +240,14 @@ def read_whole(
   **options,
 ):
   """As `read_split`, but nothing is held out."""
-  root, options = os.fspath(root), {**options, "skip_faulty": skip_faulty}
+  options = {**options, "skip_faulty": skip_faulty}
   options.update(
     unannotated_are_negatives=unannotated_are_negatives,
     one_based_inclusive=voc_one_based_inclusive,
   )
+  folders.check_folder(os.fspath(root))
+  root = os.path.abspath(root)
   places = root, annotations, images
-  folders.check_folder(root)
   if not _is_expression(split) or _is_split(places, split, data_format):
     part = _Part("", root, split, None)
     return _read_part(part, places, data_format, options)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ap_detect.data.readers import image_files, image_lists, split_names, text_files
-from ap_detect.data.readers.listing import Listing
+from ap_detect.data.readers.listing import Listing, is_below
 from ap_detect.data.records import DataError, DetectionDataset
 
 # What a YAML file calls its splits.
@@ -262,11 +262,8 @@ def _locate(listing, base, prefix, entry):
   for length in range(len(parts), 0, -1):
     for start in starts:
       path = os.path.normpath(os.path.join(start, *parts[len(parts) - length :]))
-      is_inside = path == listing.root or path.startswith(
-        listing.root.rstrip("/") + "/"
-      )
       is_list = path.lower().endswith(".txt") and os.path.isfile(path)
-      if is_inside and (is_list or os.path.isdir(path)):
+      if is_below(path, listing.root) and (is_list or os.path.isdir(path)):
         return path
   return base if not parts else None
 

@@ -697,6 +697,29 @@ class TestHoldout:
 
 
 class TestFolders:
+  @pytest.mark.parametrize(
+    ("written", "here"),
+    [
+      *((".", "{}"), ("./", "{}"), ("{}", ""), ("{}/", ""), ("./{}", "")),
+      *(("../{}//", "xml"), ("{}/.", "")),
+    ],
+  )
+  def test_any_way_to_write_the_root(self, put, put_xml, monkeypatch, written, here):
+    put("yolo/train/images/a.jpg", "xml/images/a.jpg")
+    put("yolo/train/labels/a.txt", content=YOLO_LINE)
+    put("yolo/data.yaml", content="train: ../train/images\nnames: [cat]\n")
+    top = put_xml("xml/annotations/a.xml")
+    for name, places in (
+      ("yolo", {}),
+      ("xml", {}),
+      ("xml", {"annotations": "annotations", "images": "images/"}),
+      ("xml", {"annotations": "./annotations/a.xml", "images": "."}),
+    ):
+      monkeypatch.chdir(top / here.format(name))
+      (record,) = read_split(written.format(name), "train", **places).records
+      assert record.image.startswith(str(top / name / ""))
+      np.testing.assert_allclose(record.boxes, [BOX], atol=1e-5)
+
   def test_several_formats_are_named(self, put, put_xml, faults_of):
     put("images/a.jpg")
     put_xml("annotations/a.xml")
