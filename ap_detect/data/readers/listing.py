@@ -19,6 +19,9 @@ _PART_NAMES = re.compile(
   re.IGNORECASE,
 )
 _IMAGE_NAMES = re.compile(r"(jpegimages|images?|imgs?)\d*")
+_MASK_NAMES = re.compile(
+  r"(annotations?|annots?|labels?|xmls?|masks?|trimaps?|segmentation\w*)\d*"
+)
 
 
 class Listing:
@@ -87,14 +90,33 @@ class Listing:
         self._tops.append(os.path.realpath(entry.path))
         yield from self._walk(entry.path)
 
+  def files(self, *endings: str) -> list[str]:
+    """Paths of the files with one of the endings, whatever their case."""
+    return [path for ending in endings for path in self._by_ending.get(ending, ())]
+
   def annotation_files(self, *endings: str) -> list[str]:
-    """Paths of the files with one of the endings, whatever their case, sorted."""
+    """As `files`, of those where annotations are looked for."""
     return [
-      path
-      for ending in endings
-      for path in self._by_ending.get(ending, ())
-      if is_below(path, self.annotations_only)
+      path for path in self.files(*endings) if is_below(path, self.annotations_only)
     ]
+
+  def find(self, path: str) -> str | None:
+    """The file, or the folder with files, that a path means; first in its own case."""
+    return path if path in self._paths else self._by_lower_path.get(path.lower())
+
+  @functools.cached_property
+  def _paths(self) -> set[str]:
+    """Files, and the folders that hold them."""
+    paths = {self.root}
+    for path in self._files:
+      while path not in paths:
+        paths.add(path)
+        path = os.path.dirname(path)
+    return paths
+
+  @functools.cached_property
+  def _by_lower_path(self) -> dict[str, str]:
+    return {path.lower(): path for path in sorted(self._paths, reverse=True)}
 
   @functools.cached_property
   def images(self) -> list[str]:
@@ -140,8 +162,8 @@ class Listing:
       name: path or URL, with or without an ending; only its last part has to agree.
       near: path of the file that names it. Of several images of the name, the one is
         meant that agrees with it in more folders from the end, or else lies in a split of
-        the same name as this file, or else closer to this file, or else in a folder for
-        images.
+        the same name as this file, or else in no folder of annotations or masks, or else
+        closer to this file, or else in a folder for images.
       below: folder that the image must be below; "" for any.
 
     Returns:
@@ -150,10 +172,15 @@ class Listing:
     Raises:
       ValueError: the image is a link that leads out of the folder.
     """
-    parts = re.split(r"[\\/]+", urllib.parse.unquote(_without_query(name)).lower())
-    stem, ending = os.path.splitext(parts[-1])
-    names = [parts[-1], *([stem] if ending in image_headers.ENDINGS else [])]
-    found = next(filter(None, map(self._images_by_name.get, names)), [])
+    parts, found = [], []
+    # A file may itself be called "50%20.jpg".
+    for text in (name, urllib.parse.unquote(_without_query(name))):
+      parts = re.split(r"[\\/]+", text.lower())
+      stem, ending = os.path.splitext(parts[-1])
+      names = [parts[-1], *([stem] if ending in image_headers.ENDINGS else [])]
+      found = next(filter(None, map(self._images_by_name.get, names)), [])
+      if found:
+        break
     found = [path for path in found if is_below(path, below)]
     if len(found) > 1:
       scores = [self._nearness(path, parts[:-1], near) for path in found]
@@ -166,6 +193,7 @@ class Listing:
     return (
       _count_equal(reversed(folders_named), reversed(own)),
       split_names.of_folders(self.relative(path)) == split_names.of_path(near),
+      not any(map(_MASK_NAMES.fullmatch, own)),
       _count_equal(near.lower().split(os.sep), own),
       any(map(_IMAGE_NAMES.fullmatch, own)),
     )

@@ -343,7 +343,7 @@ def _find_format(listing, data_format):
     "voc": [folder.path for folder in voc_folders if folder.annotations]
     or [path for paths in voc.find_pairs(listing).values() for path in paths],
     "coco": [file.path for file in coco.find_files(listing)],
-    "yolo": [source.path for source in sources if source.is_yaml],
+    "yolo": [source.path for source in sources if source.says_splits],
     "csv": list(csv_boxes.find_files(listing).values()),
     "tfrecord": folders.find_shards(listing.root),
   }
@@ -362,7 +362,10 @@ def _find_format(listing, data_format):
     return "yolo"
   if voc_folders:
     return "voc"  # of images without annotations
-  raise DataError([_describe_nothing(listing)], _advise_on_nothing(listing))
+  raise DataError(
+    [_describe_nothing(listing), *yolo.describe_damaged(listing)],
+    _advise_on_nothing(listing),
+  )
 
 
 def _describe_nothing(listing):
@@ -378,6 +381,11 @@ def _advise_on_nothing(listing):
     "data.annotations and data.images name folders elsewhere; data.format says what is "
     "meant where files are known by no mark"
   ]
+  if yolo.has_boxes(listing):
+    advice.append(
+      "Images have text files: if these are YOLO's boxes, write the names of the classes, "
+      f"one a line, into {os.path.join(listing.root, 'classes.txt')}"
+    )
   if listing.images:
     advice.append(
       f"{len(listing.images)} images without annotations are enough for `ap_detect predict`"

@@ -20,6 +20,11 @@ _SPLITS = ("train", "val", "valid", "validation", "test")
 
 # Lists of class names, one a line, where there is no YAML file.
 _NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "names.txt")
+_LIST_ENDINGS = (".txt", ".names")
+
+# More than that of names nobody has, and reading it would take long.
+_YAML_BYTES = 1_000_000
+_DARKNET_BYTES = 10_000
 
 
 class Source(NamedTuple):
@@ -30,14 +35,16 @@ class Source(NamedTuple):
     names: dict of a class's number in the text files to its name.
     images: dict of a split's name to the paths of its images, of those that have any.
     has_keypoints: whether lines have keypoints after the box, and no polygons.
-    is_yaml: whether it is a YAML file, not just a list of names.
+    says_splits: whether it says where the images are, and is not just a list of names.
+    entries: dict of a split's name to what the file has for it, "" for nothing.
   """
 
   path: str
   names: dict[int, str]
   images: dict[str, list[str]]
-  has_keypoints: bool = False
-  is_yaml: bool = True
+  has_keypoints: bool
+  says_splits: bool
+  entries: dict[str, str]
 
 
 def read_yolo(
@@ -60,8 +67,9 @@ def read_yolo(
   is used), in fractions of the image. An image with an empty text file, or none, has no
   objects.
 
-  Without data.yaml, classes.txt or obj.names has the names, one a line, and the folders
-  that are named for splits are these.
+  darknet's obj.data says the same in lines of "key = value". Without either, classes.txt or
+  obj.names has the names, one a line, and train.txt and its like list the images of
+  splits, or else the folders that are named for splits are these.
 
   Args:
     root: folder of the dataset. Faults name files relative to it.
@@ -69,7 +77,7 @@ def read_yolo(
     image_list: path of a text file that names the images to take out of the split, one
       path below the root, file name or stem a line. None takes all.
     class_names: names of classes 1..K; an object of any other is then a fault. None
-      takes all, in the order of their numbers.
+      takes all, in the order of their numbers; two of one name are one.
     skip_faulty: whether faulty objects and images are left out and reported, instead
       of raising; see image_files.make_records.
     listing: Listing of the root, where there is one already.
@@ -84,8 +92,10 @@ def read_yolo(
     ValueError: class_names has a name twice.
   """
   listing = listing or Listing(root)
-  source, name = _choose_source(listing, split)
-  class_ids = image_files.number_classes(class_names or list(source.names.values()))
+  source, name, sources = _choose_source(listing, split)
+  names = dict.fromkeys(n for s in sources if s.images for n in s.names.values())
+  class_ids = image_files.number_classes(class_names or list(names))
+  notes = image_files.Notes()
   faults: list[str] = []
   labels = _Labels(listing)
   images = _choose_images(listing, source.images[name], image_list, faults)
@@ -99,7 +109,7 @@ def read_yolo(
       ["data.annotations names the folder of the text files"],
     )
   annotated = [
-    _read_image(listing, labels, image_id, path, source, class_ids, faults)
+    _read_image(listing, labels, image_id, path, source, class_ids, faults, notes)
     for image_id, path in images.items()
   ]
   records = image_files.make_records(
@@ -112,60 +122,119 @@ def read_yolo(
     category_ids=tuple(class_ids.values()),
     ignored_are_crowds=False,
     skipped=tuple(faults),
+    notes=notes.lines(),
   )
 
 
 def find_sources(listing: Listing) -> list[Source]:
-  """Files that name classes and have images; lists of names only where no YAML does."""
-  sources = []
-  for path in listing.annotation_files(".yaml", ".yml"):
-    content = _load(path)
-    names = _read_names(content.get("names"))
-    if names and any(key in content for key in _SPLITS):
-      images = {key: _find_images(listing, path, content, key) for key in _SPLITS}
-      images = {key: paths for key, paths in images.items() if paths}
-      sources.append(Source(path, names, images, "kpt_shape" in content))
-  if sources:
-    return sources
-  for path in listing.annotation_files(".txt", ".names"):
-    if os.path.basename(path).lower() in _NAME_FILES:
-      sources += _source_of_names(listing, path)
+  """Files that name classes and have images; lists of names only where no others do."""
+  for find in (listing.annotation_files, listing.files):
+    sources = [
+      source
+      for path in find(".yaml", ".yml", ".data")
+      for source in _source_of_splits(listing, path)
+    ]
+    for path in [] if sources else find(".txt", ".names"):
+      if os.path.basename(path).lower() in _NAME_FILES:
+        sources += _source_of_names(listing, path)
+    # Where text files are looked for in a folder of their own, the names lie elsewhere.
+    if sources or not listing.annotation_files(".txt"):
+      break
   return sources
+
+
+def describe_damaged(listing: Listing) -> list[str]:
+  """A line for each YAML file that might have been meant, but cannot be read."""
+  lines = []
+  for path in listing.annotation_files(".yaml", ".yml"):
+    try:
+      _load(path)
+    except ValueError as error:
+      lines.append(f"{listing.relative(path)}: {error}")
+  return lines
+
+
+def has_boxes(listing: Listing) -> bool:
+  """Whether images have text files that may be of boxes, though no file has the names."""
+  return any(map(_Labels(listing).find, listing.images))
+
+
+def _source_of_splits(listing, path):
+  """[Source] of a file that says where the images of splits are."""
+  try:
+    is_yaml = not path.lower().endswith(".data")
+    content = _load(path) if is_yaml else _load_darknet(listing, path)
+  except ValueError:
+    return []  # see describe_damaged
+  names = _read_names(content.get("names"))
+  if not names or not any(key in content for key in _SPLITS):
+    return []
+  images: dict[str, list[str]] = {}
+  for key in _SPLITS:
+    paths = _find_images(listing, path, content, key)
+    # Examples to try a tool out validate on what they train on.
+    if paths and paths != images.get("train"):
+      images[key] = paths
+  entries = {key: ", ".join(_texts(content.get(key))) for key in _SPLITS}
+  return [Source(path, names, images, "kpt_shape" in content, True, entries)]
 
 
 def _source_of_names(listing, path):
   """[Source] of a list of classes below whose folder images have text files."""
-  try:
-    lines = [line.strip() for line in text_files.read(path).splitlines()]
-  except (OSError, ValueError):
-    return []
+  names = _number_lines(path)
   top, labels = os.path.dirname(path), _Labels(listing)
   # Label tools write the list into the folder of the text files.
   if os.path.basename(top).lower() == "labels":
     top = os.path.dirname(top)
-  images: dict[str, list[str]] = {}
-  for image in listing.images:
-    if image.startswith(top + os.sep):
-      split = split_names.of_folders(os.path.relpath(image, top))
-      images.setdefault(split, []).append(image)
+  images = _find_lists(listing, top)
+  if not images:
+    for image in listing.images:
+      if is_below(image, top):
+        split = split_names.of_folders(listing.relative(image))
+        images.setdefault(split, []).append(image)
   if not any(labels.find(image) for paths in images.values() for image in paths):
     return []
   if list(images) == [""]:
     images = {"train": images[""]}
-  names = {number: name for number, name in enumerate(lines) if name}
-  return [Source(path, names, images, is_yaml=False)] if names else []
+  return [Source(path, names, images, False, False, {})] if names else []
+
+
+def _find_lists(listing, top):
+  """Images of the splits that text files in a folder list, train.txt and its like."""
+  images = {}
+  for split in _SPLITS:
+    path = listing.find(os.path.join(top, f"{split}.txt"))
+    first = next(iter(_number_lines(path).values()), "") if path else ""
+    # It might be the boxes of an image that is called so.
+    if first and listing.find_image(first, near=path):
+      images[split] = _read_list(listing, path)
+  return images
+
+
+def _number_lines(path):
+  """Dict of a line's number, from 0, to its text, of those that are not empty."""
+  try:
+    lines = map(str.strip, text_files.read(path).splitlines())
+  except (OSError, ValueError):
+    return {}
+  return {number: line for number, line in enumerate(lines) if line}
 
 
 def _choose_source(listing, split):
-  """(Source, name of the split in it)."""
+  """(Source, name of the split in it, all Sources)."""
   sources = find_sources(listing)
   found = [
     (source, name)
     for source in sources
     for name in split_names.choose(source.images, split, sole=len(sources) == 1)
   ]
-  if len(found) == 1:
-    return found[0]
+  first = found[0] if found else None
+  # Of copies of a file any will do.
+  if first and all(
+    (source.names, source.images[name]) == (first[0].names, first[0].images[first[1]])
+    for source, name in found
+  ):
+    return (*first, sources)
   if found:
     paths = ", ".join(listing.relative(source.path) for source, _ in found)
     raise DataError(
@@ -176,47 +245,89 @@ def _choose_source(listing, split):
     raise DataError(
       [
         f"{listing.root}: no YAML file has names and one of {', '.join(_SPLITS)}, and "
-        f"beside none of {', '.join(_NAME_FILES)} have images text files of boxes"
+        f"beside none of {', '.join(_NAME_FILES)} have images text files of boxes",
+        *describe_damaged(listing),
       ]
     )
   raise DataError(
-    [
-      f"{listing.relative(source.path)}: has no split {split!r} whose images are there; "
-      f"those of {', '.join(source.images) or 'none'} are"
-      for source in sources
-    ]
+    [_describe_missing(listing, source, split) for source in sources],
+    ["data.train_split and data.val_split name the splits to read"],
+  )
+
+
+def _describe_missing(listing, source, split):
+  there = [f"{len(paths)} of {name or 'none'}" for name, paths in source.images.items()]
+  but = " but train's" if "train" in source.images else ""
+  lacking = "".join(
+    f"; {name} is {entry!r:.200}, which has no image there{but}"
+    for name, entry in source.entries.items()
+    if entry and name not in source.images
+  )
+  return (
+    f"{listing.relative(source.path)}: has no split {split!r} with images below "
+    f"{listing.root}; it has {', '.join(there) or 'none at all'}{lacking}"
   )
 
 
 def _load(path) -> dict[str, Any]:
-  """The mapping in a YAML file; empty where it has none."""
+  """The mapping in a YAML file, of texts; empty where it has none.
+
+  Raises:
+    ValueError: it is not YAML.
+  """
   try:
-    content = yaml.safe_load(text_files.read(path))
-  except (OSError, ValueError, yaml.YAMLError, RecursionError):
-    return {}
+    if os.path.getsize(path) > _YAML_BYTES:
+      return {}  # of another kind
+    text = text_files.read(path)
+    # The class "no" stays a text, and no tag makes an object.
+    content = yaml.load(text, Loader=yaml.BaseLoader) if "names" in text else None
+  except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+    raise ValueError(f"is not YAML: {' '.join(str(error).split()):.300}") from error
   return content if isinstance(content, dict) else {}
+
+
+def _load_darknet(listing, path) -> dict[str, Any]:
+  """What darknet's obj.data has, as `_load` gives it; empty for any other file."""
+  if os.path.getsize(path) > _DARKNET_BYTES:
+    return {}
+  lines = (line.partition("=") for line in _number_lines(path).values())
+  content: dict[str, Any] = {key.strip(): value.strip() for key, _, value in lines}
+  place = _locate(listing, os.path.dirname(path), "", content.get("names", ""))
+  if place is None or not os.path.isfile(place):
+    return {}
+  return {
+    **content,
+    "names": {str(number): name for number, name in _number_lines(place).items()},
+  }
+
+
+def _texts(value) -> list[str]:
+  """The texts in what is one or a list of them.
+
+  Nothing else, for what aliases nest may be endless when it is written out.
+  """
+  items = value if isinstance(value, list) else [value]
+  return [item for item in items if isinstance(item, str) and item]
 
 
 def _read_names(names) -> dict[int, str]:
   """Dict of a class's number in the text files to its name; empty where there is none."""
-  if isinstance(names, dict):
-    try:
-      numbered = {int(number): str(name) for number, name in names.items()}
-    except (TypeError, ValueError):
-      return {}
-    return dict(sorted(numbered.items()))
   if isinstance(names, list):
-    return {number: str(name) for number, name in enumerate(names)}
-  return {}
+    names = dict(enumerate(names))
+  if not isinstance(names, dict) or len(_texts([*names.values()])) < len(names):
+    return {}
+  try:
+    return dict(sorted((int(number), name) for number, name in names.items()))
+  except ValueError:
+    return {}
 
 
 def _find_images(listing, source, content, split):
   """Paths of a split's images, each once."""
-  entries = content.get(split) or []
-  prefix = str(content.get("path") or "")
+  prefix = next(iter(_texts(content.get("path"))), "")
   found: dict[str, None] = {}
-  for entry in entries if isinstance(entries, list) else [entries]:
-    place = _locate(listing, os.path.dirname(source), prefix, str(entry))
+  for entry in _texts(content.get(split)):
+    place = _locate(listing, os.path.dirname(source), prefix, entry)
     if place is None:
       continue
     if os.path.isfile(place):
@@ -250,7 +361,7 @@ def _read_list(listing, path):
 
 
 def _locate(listing, base, prefix, entry):
-  """Folder or list below the root that an entry means, however it was written."""
+  """Folder or list in the listing that an entry means, however it was written."""
   parts = [p for p in re.split(r"[\\/]+", entry) if p not in ("", ".", "..")]
   prefix_parts = [p for p in re.split(r"[\\/]+", prefix) if p not in ("", ".", "..")]
   # An entry may leave its file's folder, as ../train/images does in Roboflow's exports.
@@ -262,9 +373,9 @@ def _locate(listing, base, prefix, entry):
   for length in range(len(parts), 0, -1):
     for start in starts:
       path = os.path.normpath(os.path.join(start, *parts[len(parts) - length :]))
-      is_list = path.lower().endswith(".txt") and os.path.isfile(path)
-      if is_below(path, listing.root) and (is_list or os.path.isdir(path)):
-        return path
+      found = listing.find(path)
+      if found and (os.path.isdir(found) or found.lower().endswith(_LIST_ENDINGS)):
+        return found
   return base if not parts else None
 
 
@@ -299,7 +410,9 @@ class _Labels:
   """Finds the text file of an image."""
 
   def __init__(self, listing):
-    texts = listing.annotation_files(".txt")
+    top = listing.annotations_only
+    self._top = top if os.path.isdir(top) else ""
+    texts = listing.annotation_files(".txt") if self._top else listing.files(".txt")
     self._paths = {os.path.splitext(path)[0].lower(): path for path in texts}
     self._listing = listing
 
@@ -316,12 +429,20 @@ class _Labels:
     candidates += [stem, os.sep.join([*parts[:-2], "labels", parts[-1]])]
     candidates.append(os.sep.join([*parts[:-1], "labels", parts[-1]]))
     candidates.append(os.sep.join([*parts[:-2], "labels", *parts[-2:]]))
+    if self._top:
+      own = self._listing.relative(stem).split(os.sep)
+      candidates += [os.path.join(self._top, *own[k:]) for k in range(len(own))]
     found = map(self._paths.get, map(str.lower, candidates))
     return next(filter(None, found), None)
 
 
-def _read_image(listing, labels, image_id, image, source, class_ids, faults):
+def _read_image(listing, labels, image_id, image, source, class_ids, faults, notes):
   path = labels.find(image)
+  if path is None:
+    notes.add(
+      "images have no text file, and count as images without objects",
+      listing.relative(image),
+    )
   annotated = image_files.AnnotatedImage(
     image_id, image, path or image, boxes_are_fractions=True
   )

@@ -148,6 +148,18 @@ class TestXml:
     ]
     assert sorted(ids(data)) == ["blue/annotations/a", "red/annotations/a"]
 
+  def test_masks_are_not_taken_for_images(self, put, put_xml):
+    """As in Oxford's pets: masks lie closer to the XML files than images do."""
+    put("images/a.jpg", "annotations/trimaps/a.png", "annotations/masks/a.png")
+    data = read_split(put_xml("annotations/xmls/a.xml"), "train")
+    assert data.records[0].image.endswith("/images/a.jpg")
+
+  def test_names_with_signs_of_urls(self, put, put_xml):
+    names = ("50%20 a", "b%", "c+d#1?", "ä ü")
+    put(*(f"images/{name}.jpg" for name in names))
+    root = put_xml(*(f"annotations/{name}.xml" for name in names))
+    assert sorted(ids(read_split(root, "train", holdout_share=0))) == sorted(names)
+
   def test_an_image_that_cannot_be_told(self, put, put_xml, faults_of):
     put("one/a.jpg", "two/a.jpg")
     root = put_xml("annotations/a.xml", filename="a.jpg")
@@ -514,6 +526,152 @@ class TestYolo:
     text = "train: images\nnames: [cat]\nkpt_shape: [2, 2]\n"
     data = read_split(put("data.yaml", content=text), "train")
     np.testing.assert_allclose(data.records[0].boxes, [BOX], atol=1e-5)
+
+  def put_boxes(self, put, *stems, content=YOLO_LINE, labels="labels"):
+    put(*(f"images/{stem}.jpg" for stem in stems))
+    return put(*(f"{labels}/{stem}.txt" for stem in stems), content=content)
+
+  def test_folders_are_found_in_any_case(self, put):
+    put("Train/Images/a.JPEG", "valid/IMAGES/b.jpg")
+    put("Train/Labels/a.TXT", "valid/LABELS/b.txt", content=YOLO_LINE)
+    text = "train: ../train/images\nval: ../Valid/images\nnames: [cat]\n"
+    root = put("data.yaml", content=text)
+    assert ids(read_split(root, "train")) == ["a"]
+    assert ids(read_split(root, "val")) == ["b"]
+
+  @pytest.mark.parametrize("val", ["images", "../valid/images", "./images/"])
+  def test_validation_on_the_training_images_is_none(self, put, val):
+    """As in coco128.yaml, or where the folders of an export were merged."""
+    self.put_boxes(put, *"abcde")
+    root = put("data.yaml", content=f"train: images\nval: {val}\nnames: [cat]\n")
+    train, val = (ids(read_split(root, split)) for split in ("train", "val"))
+    assert sorted(train + val) == [*"abcde"] and len(val) == 1
+
+  def test_names_are_texts(self, put):
+    self.put_boxes(put, "a")
+    root = put("data.yaml", content="train: images\nnames: [no, 1.0, 007, null]\n")
+    assert read_split(root, "train").class_names == ("no", "1.0", "007", "null")
+
+  def test_two_classes_of_one_name_are_one(self, put):
+    self.put_boxes(put, "a", content="2 .5 .5 1 1\n0 .5 .5 1 1\n1 .5 .5 1 1\n")
+    root = put("data.yaml", content="train: images\nnames: [cat, dog, cat]\n")
+    data = read_split(root, "train")
+    assert data.class_names == ("cat", "dog")
+    assert data.records[0].classes.tolist() == [1, 1, 2]
+
+  def test_images_without_text_file_are_said(self, put):
+    self.put_boxes(put, "a")
+    put("images/b.jpg", "images/c.jpg")
+    root = put("data.yaml", content="train: images\nnames: [cat]\n")
+    assert read_split(root, "train", holdout_share=0).notes == (
+      "2 images have no text file, and count as images without objects; the first: "
+      "images/b.jpg",
+    )
+
+  @pytest.mark.parametrize("annotations", ["data.yaml", "classes.txt", "boxes"])
+  def test_the_annotations_may_be_named(self, put, annotations):
+    """A file with the names, or a folder of text files that is not called labels."""
+    labels = "boxes" if annotations == "boxes" else "labels"
+    self.put_boxes(put, "a", "b", labels=labels)
+    put("other.yaml", content="train: images/\nnames: [ant]\n")
+    put("classes.txt", content="cat\n")
+    root = put("data.yaml", content="train: images\nnames: [cat]\n")
+    if annotations == "boxes":
+      (root / "other.yaml").unlink()
+    data = read_split(root, "train", annotations=annotations, holdout_share=0)
+    assert data.class_names == ("cat",) and [len(r.boxes) for r in data.records] == [
+      1,
+      1,
+    ]
+
+  def test_copies_of_a_file_are_one(self, put):
+    self.put_boxes(put, "a")
+    put("old/data.yaml", content="train: images\nnames: [cat]\n")
+    root = put("data.yaml", content="names: {0: cat}\ntrain: ./images\n")
+    assert ids(read_split(root, "train")) == ["a"]
+    put("old/data.yaml", content="train: images\nnames: [dog]\n")
+    with pytest.raises(DataError, match=r"any of data\.yaml, old/data\.yaml"):
+      read_split(root, "train")
+
+  @pytest.mark.parametrize("lists", ["obj.data", "classes.txt", "data.yaml"])
+  def test_lists_of_darknet(self, put, lists):
+    put("obj_train_data/a.jpg", "obj_train_data/b.jpg", "obj_train_data/c.jpg")
+    stems = "abc"
+    put(*(f"obj_train_data/{stem}.txt" for stem in stems), content=YOLO_LINE)
+    put("train.txt", content="data/obj_train_data/a.jpg\ndata/obj_train_data/b.jpg\n")
+    root = put("valid.txt", content="data/obj_train_data/c.jpg\n")
+    if lists == "obj.data":
+      put("obj.names", content="cat\n")
+      text = (
+        "classes = 1\ntrain = data/train.txt\nvalid=data/valid.txt\n"
+        "names = data/obj.names\nbackup = backup/\n"
+      )
+    elif lists == "data.yaml":
+      text = "train: data/train.txt\nvalid: valid.txt\nnames: [cat]\n"
+    else:
+      text = "cat\n"
+    put(lists, content=text)
+    data = read_split(root, "train")
+    assert ids(data) == ["a", "b"] and data.class_names == ("cat",)
+    np.testing.assert_allclose(data.records[0].boxes, [BOX], atol=1e-5)
+    assert ids(read_split(root, "val")) == ["c"]
+
+  def test_a_list_of_names_in_each_folder(self, put):
+    """As labelImg leaves them."""
+    put("train/a.jpg", "val/b.jpg", "images/c.jpg")
+    put("train/a.txt", "images/c.txt", content=YOLO_LINE)
+    root = put("train/classes.txt", content="cat\ndog\n")
+    put("val/b.txt", content="1" + YOLO_LINE[1:])
+    put("val/classes.txt", content="bee\ncat\n")
+    for split, image_id, class_id in (("train", "a", 1), ("val", "b", 1)):
+      data = read_split(root, split)
+      assert ids(data) == [image_id] and data.class_names == ("cat", "dog", "bee")
+      assert data.records[0].classes.tolist() == [class_id]
+
+  def test_what_keeps_a_file_from_being_read_is_said(self, put, faults_of):
+    self.put_boxes(put, "a")
+    root = put("data.yaml", content="train: images\n\tval: images\nnames: [cat]\n")
+    fault = faults_of(read_split, root, "train")[1]
+    assert fault.startswith("data.yaml: is not YAML: while scanning")
+    (root / "data.yaml").unlink()
+    with pytest.raises(DataError, match=r"classes, one a line, into .*/classes\.txt"):
+      read_split(root, "train")
+    put("data.yaml", content="train: /x/tr\nval: images\ntest: [t]\nnames: [cat]\n")
+    put("t/b.jpg")
+    (fault,) = faults_of(read_split, root, "train", holdout_share=0)
+    assert fault == (
+      f"data.yaml: has no split 'train' with images below {root}; it has 1 of val, 1 of "
+      "test; train is '/x/tr', which has no image there"
+    )
+
+  @pytest.mark.parametrize("field", ["names", "train", "path", "val"])
+  def test_aliases_are_not_written_out(self, put, faults_of, field):
+    """A billion laughs; the names of objects of Python make none."""
+    self.put_boxes(put, "a")
+    lines = ["a0: &a0 [lol, lol]"]
+    lines += [f"a{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 40)]
+    entries = {"names": "[cat]", "train": "images", field: "[*a39]"}
+    lines += [f"{key}: {value}" for key, value in entries.items()]
+    root = put("data.yaml", content="\n".join(lines))
+    if field in ("names", "train"):
+      assert faults_of(read_split, root, "train")
+    else:
+      assert ids(read_split(root, "train")) == ["a"]
+
+  @pytest.mark.parametrize(
+    "text",
+    [
+      "names: [!!python/object/apply:os.system ['touch hacked']]\ntrain: images\n",
+      "names: &n [*n]\ntrain: images\n",
+      "names: " + "[\n " * 3000 + "]" * 3000 + "\ntrain: images\n",
+      "names: {? [cat] : 0}\ntrain: images\n",
+      "names: !!timestamp x\ntrain: images\n",
+    ],
+  )
+  def test_hostile_yaml(self, put, faults_of, monkeypatch, text):
+    monkeypatch.chdir(self.put_boxes(put, "a"))
+    assert faults_of(read_split, put("data.yaml", content=text), "train")
+    assert not os.path.exists("hacked")
 
   @pytest.mark.parametrize(
     ("path", "image", "label"),
