@@ -13,12 +13,13 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
-def load(model_dir, checkpoint="", *, calibrate=True):
+def load(model_dir, checkpoint="", *, averaged_weights=True, calibrate=True):
   """Opens a trained run to detect with, see `detector.Detector`.
 
   Args:
     model_dir: the run's folder.
     checkpoint: "" for the best checkpoint, "latest", or a checkpoint's path.
+    averaged_weights: whether these are used, where the run keeps them.
     calibrate: whether scores are the precision to expect of detections, or as the
       network gives them, see `detector.load`.
 
@@ -30,4 +31,6 @@ def load(model_dir, checkpoint="", *, calibrate=True):
   """
   from ap_detect import detector
 
-  return detector.load(model_dir, checkpoint, calibrate=calibrate)
+  return detector.load(
+    model_dir, checkpoint, averaged_weights=averaged_weights, calibrate=calibrate
+  )

@@ -104,6 +104,15 @@ def define_checkpoint():
   )
 
 
+def define_averaged_weights():
+  """Defines --averaged_weights, as `runs.model.restore` takes it."""
+  return flags.DEFINE_bool(
+    "averaged_weights",
+    True,
+    "Whether averaged weights are used, where the run keeps them (train.ema_decay).",
+  )
+
+
 def define_replicas():
   """Defines --replicas: on how many devices the network is replicated."""
   return flags.DEFINE_integer(

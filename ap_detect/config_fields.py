@@ -308,11 +308,30 @@ class TrainConfig:
   learning_rate: float = field(
     1e-3, "Learning rate after warm-up.", positive, may_change=True
   )
+  reference_batch_size: int = field(
+    0,
+    "Images per step, over all replicas, that learning_rate is for: with another number "
+    "the rate is scaled linearly. 0: it is not scaled.",
+    not_negative,
+    may_change=True,
+  )
   momentum: float = field(0.9, "Momentum of sgd and sgdw.", between(0, 1))
   weight_decay: float = field(
     1e-4,
     "Weight decay: L2 in the gradient for sgd and adam, decoupled for sgdw and lamb.",
     not_negative,
+  )
+  decay_all_weights: bool = field(
+    True,
+    "Whether weight decay is on all trained weights, as in the paper; otherwise it is not "
+    "on biases and on scales and offsets of normalisation.",
+  )
+  ema_decay: float = field(
+    0.0,
+    "Decay of an exponential moving average of the trained weights, such as 0.999: "
+    "validation, evaluation, export and prediction then use the average. 0: none is "
+    "kept.",
+    _share,
   )
   clip_norm: float = field(
     0.0,
@@ -352,6 +371,12 @@ class TrainConfig:
     "Epochs between evaluations of the validation split; the last epoch always ends "
     "with one.",
     positive,
+    may_change=True,
+  )
+  patience: int = field(
+    0,
+    "Training ends after so many validations without a better AP; 0: it never ends early.",
+    not_negative,
     may_change=True,
   )
   log_every_steps: int = field(

@@ -36,12 +36,13 @@ class DetectedObjects(NamedTuple):
   labels: tuple[str, ...]
 
 
-def load(model_dir, checkpoint="", *, calibrate=True):
+def load(model_dir, checkpoint="", *, averaged_weights=True, calibrate=True):
   """Opens a trained run.
 
   Args:
     model_dir: the run's folder.
     checkpoint: "" for the best checkpoint, "latest", or a checkpoint's path.
+    averaged_weights: see runs.model.restore.
     calibrate: whether scores are calibrated on the run's validation split, so that they
       are precisions to expect; otherwise they are the network's own, which rank
       detections and mean no more.
@@ -55,7 +56,9 @@ def load(model_dir, checkpoint="", *, calibrate=True):
   model_dir, checkpoint = os.fspath(model_dir), os.fspath(checkpoint)
   # One device is enough for images that come one by one.
   strategy = tf.distribute.get_strategy()
-  run = model_lib.restore(model_dir, checkpoint, strategy=strategy)
+  run = model_lib.restore(
+    model_dir, checkpoint, averaged_weights=averaged_weights, strategy=strategy
+  )
   return Detector(run, model_dir, calibrate=calibrate)
 
 

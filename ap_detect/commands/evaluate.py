@@ -13,6 +13,7 @@ SPLIT = flags.DEFINE_string(
   "split", "", "Split to evaluate; by default the one the run validates on."
 )
 CHECKPOINT = command_line.define_checkpoint()
+AVERAGED_WEIGHTS = command_line.define_averaged_weights()
 SAVED_MODEL = command_line.define_path(
   "saved_model",
   "",
@@ -48,6 +49,7 @@ def main(_):
     MODEL_DIR.value,
     split=SPLIT.value,
     checkpoint=CHECKPOINT.value,
+    averaged_weights=AVERAGED_WEIGHTS.value,
     data_overrides={
       "root": DATA_ROOT.value or None,
       "skip_faulty": SKIP_FAULTY.value,

@@ -25,6 +25,7 @@ VERSION = flags.DEFINE_integer(
   upper_bound=2**63 - 1,  # as TensorFlow Serving keeps it
 )
 CHECKPOINT = command_line.define_checkpoint()
+AVERAGED_WEIGHTS = command_line.define_averaged_weights()
 SCORES = command_line.define_scores()
 MAX_IMAGE_PIXELS = flags.DEFINE_integer(
   "max_image_pixels",
@@ -45,6 +46,7 @@ def main(_):
   detector, description = from_run.open_run(
     model_dir,
     CHECKPOINT.value,
+    averaged_weights=AVERAGED_WEIGHTS.value,
     max_image_pixels=MAX_IMAGE_PIXELS.value,
     **SCORES(),
   )

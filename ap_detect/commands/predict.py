@@ -24,6 +24,7 @@ if __name__ == "__main__":
     "output_dir", "", "Where the results go; default: <model_dir>/predictions."
   )
   CHECKPOINT = command_line.define_checkpoint()
+  AVERAGED_WEIGHTS = command_line.define_averaged_weights()
   SCORES = command_line.define_scores()
   MAX_IMAGE_PIXELS = command_line.define_max_image_pixels()
   command_line.load_tensorflow()
@@ -101,6 +102,7 @@ def predict(
   output_dir,
   *,
   checkpoint="",
+  averaged_weights=True,
   max_image_pixels=None,
   **score_options,
 ):
@@ -112,6 +114,7 @@ def predict(
     output_dir: where <stem>.jpg (of JPEG files) or <stem>.png (of others), with boxes,
       and predictions.json go.
     checkpoint: see runs.folder.find_checkpoint.
+    averaged_weights: see runs.model.restore.
     max_image_pixels: larger images are skipped; None for the run's own limit.
     **score_options: see runs.scores.load_shown_scores.
 
@@ -122,7 +125,7 @@ def predict(
     ValueError: no such run or checkpoint, no such precision or recall, no sound image, or an image would be written
       over; nothing is written then.
   """
-  restored = model_lib.restore(model_dir, checkpoint)
+  restored = model_lib.restore(model_dir, checkpoint, averaged_weights=averaged_weights)
   names = restored.classes.names
   shown = scores.load_shown_scores(model_dir, restored.checkpoint, **score_options)
   data = restored.config.data
@@ -237,6 +240,7 @@ def main(argv):
     paths,
     output_dir,
     checkpoint=CHECKPOINT.value,
+    averaged_weights=AVERAGED_WEIGHTS.value,
     max_image_pixels=MAX_IMAGE_PIXELS.value,
     **SCORES(),
   )

@@ -13,6 +13,9 @@ from ap_detect import errors
 from ap_detect.models import backbones, detections, retinanet
 from ap_detect.runs import folder, replicas
 
+# Of a checkpoint: the averages of the network's trained weights, where they are kept.
+AVERAGED = "averaged_weights"
+
 
 def make_anchors(config: config_lib.Config, image_size=None):
   """The anchors of a config's network.
@@ -122,6 +125,7 @@ class RestoredRun(NamedTuple):
     network: tf.keras.Model of images -> Outputs.
     strategy: the tf.distribute strategy that holds its variables.
     checkpoint: path of the weights.
+    has_averages: whether the trained weights are averages over the training's steps.
   """
 
   config: config_lib.Config
@@ -129,15 +133,20 @@ class RestoredRun(NamedTuple):
   network: tf.keras.Model
   strategy: tf.distribute.Strategy
   checkpoint: str
+  has_averages: bool = False
 
 
-def restore(model_dir: str, checkpoint: str = "", *, strategy=None) -> RestoredRun:
+def restore(
+  model_dir: str, checkpoint: str = "", *, averaged_weights=True, strategy=None
+) -> RestoredRun:
   """Opens a run at a checkpoint.
 
   Args:
     model_dir: the run's folder.
     checkpoint: see folder.find_checkpoint. Where the latest one is damaged, the one
       before it is used, and the log says so.
+    averaged_weights: whether the network gets averaged weights, where the run keeps them
+      (train.ema_decay).
     strategy: tf.distribute strategy; None for all GPUs, or the CPU.
 
   Raises:
@@ -155,18 +164,36 @@ def restore(model_dir: str, checkpoint: str = "", *, strategy=None) -> RestoredR
   if path not in candidates or checkpoint not in ("", "latest"):
     candidates = [path]
   try:
-    path = restore_first(candidates, lambda path: restore_network(network, path))
+    path = restore_first(
+      candidates,
+      lambda path: restore_network(network, path, averaged_weights=averaged_weights),
+    )
   except ValueError as error:
     others = folder.list_checkpoints(model_dir, but=path)
     raise ValueError(f"{error}{others if candidates == [path] else ''}") from error
-  logging.info("restored %s", path)
-  return RestoredRun(config, classes, network, strategy, path)
+  has_averages = averaged_weights and _has_averages(path)
+  logging.info("restored %s%s", path, ", its averaged weights" if has_averages else "")
+  return RestoredRun(config, classes, network, strategy, path, has_averages)
 
 
-def restore_network(network, path: str) -> None:
-  """Gives a network all its weights from a checkpoint, or raises one of UNREADABLE."""
+def restore_network(network, path: str, *, averaged_weights=True) -> None:
+  """Gives a network all its weights from a checkpoint, or raises one of UNREADABLE.
+
+  Args:
+    network: tf.keras.Model.
+    path: of the checkpoint.
+    averaged_weights: whether of the trained weights it gets averages, where there are any.
+  """
   status = tf.train.Checkpoint(network=network).read(path)
   status.assert_existing_objects_matched().expect_partial()
+  if averaged_weights and _has_averages(path):
+    averages = tf.train.Checkpoint(**{AVERAGED: network.trainable_weights})
+    averages.read(path).assert_existing_objects_matched().expect_partial()
+
+
+def _has_averages(path):
+  first = f"{AVERAGED}/0/.ATTRIBUTES/VARIABLE_VALUE"
+  return tf.train.load_checkpoint(path).has_tensor(first)
 
 
 def restore_first(paths, restore_path) -> str:

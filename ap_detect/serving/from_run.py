@@ -17,6 +17,7 @@ def open_run(
   model_dir,
   checkpoint="",
   *,
+  averaged_weights=True,
   max_image_pixels=DEFAULT_MAX_IMAGE_PIXELS,
   **score_options,
 ):
@@ -25,6 +26,7 @@ def open_run(
   Args:
     model_dir: the run's folder.
     checkpoint: see runs.folder.find_checkpoint.
+    averaged_weights: see runs.model.restore.
     max_image_pixels: see Detector.
     **score_options: see runs.scores.load_shown_scores.
 
@@ -37,7 +39,10 @@ def open_run(
   """
   # On no particular device, so that the graph names none.
   restored = model_lib.restore(
-    model_dir, checkpoint, strategy=tf.distribute.get_strategy()
+    model_dir,
+    checkpoint,
+    averaged_weights=averaged_weights,
+    strategy=tf.distribute.get_strategy(),
   )
   config, names = restored.config, restored.classes.names
   shown = scores.load_shown_scores(model_dir, restored.checkpoint, **score_options)

@@ -25,6 +25,7 @@ def evaluate_run(
   *,
   split="",
   checkpoint="",
+  averaged_weights=True,
   data_overrides=None,
   output_dir="",
   eval_overrides=None,
@@ -50,6 +51,7 @@ def evaluate_run(
     model_dir: a run's folder.
     split: name of the split; "" for the one the run validates on.
     checkpoint: see runs.folder.find_checkpoint.
+    averaged_weights: see runs.model.restore.
     data_overrides: dict of fields of DataConfig that differ from the run's config; None
       as a value keeps it.
     output_dir: folder to write into; "" for <model_dir>/eval/<split>, slashes in the
@@ -69,9 +71,14 @@ def evaluate_run(
     names, saved_config = _names_for(exported, model_dir), folder.load_config(model_dir)
     source = {"saved_model": exported.path}
   else:
-    restored = model_lib.restore(model_dir, checkpoint, strategy=strategy)
+    restored = model_lib.restore(
+      model_dir, checkpoint, averaged_weights=averaged_weights, strategy=strategy
+    )
     names, saved_config = restored.classes.names, restored.config
-    source = {"checkpoint": restored.checkpoint}
+    source = {
+      "checkpoint": restored.checkpoint,
+      "weights": "averaged" if restored.has_averages else "as trained",
+    }
   values = dataclasses.asdict(saved_config)
   given = (data_overrides or {}).items()
   values["data"].update({name: value for name, value in given if value is not None})

@@ -23,6 +23,7 @@ class Pace(NamedTuple):
     log_every_steps: how often numbers are read from the device and written.
     checkpoint_every_minutes: how often the state is saved within an epoch.
     validate_every_epochs: how often the network is validated; at the end it always is.
+    patience: it ends after so many validations without a better one; 0 for never.
   """
 
   epochs: int
@@ -31,6 +32,7 @@ class Pace(NamedTuple):
   log_every_steps: int = 10
   checkpoint_every_minutes: float = 10.0
   validate_every_epochs: int = 1
+  patience: int = 0
 
 
 class _Execution(NamedTuple):
@@ -152,7 +154,9 @@ class TrainingLoop:
 
   def _is_done(self):
     return (
-      self._clock.epochs_done >= self._pace.epochs or self._is_stopped_by_callback()
+      self._clock.epochs_done >= self._pace.epochs
+      or self._is_stopped_by_callback()
+      or 0 < self._pace.patience <= self._record.validations_since_best
     )
 
   def _is_stopped_by_callback(self):

@@ -6,12 +6,22 @@ import warnings
 
 import tensorflow as tf
 
+# Of the names of biases, and of normalisation's scales and offsets.
+_NOT_DECAYED = ("bias", "gamma", "beta")
+
 # These bring a decoupled weight decay of their own; for the others the training step
 # adds L2 to the gradient (Keras' own `weight_decay` is decoupled, not the paper's L2).
 DECOUPLED_WEIGHT_DECAY = ("sgdw", "lamb")
 
 
-def make_optimizer(name, learning_rate, *, momentum=0.9, weight_decay=0.0):
+def is_decayed(weight) -> bool:
+  """Whether a weight has decay where biases and normalisation have none."""
+  return not any(name in weight.name.split("/")[-1] for name in _NOT_DECAYED)
+
+
+def make_optimizer(
+  name, learning_rate, *, momentum=0.9, weight_decay=0.0, decay_all_weights=True
+):
   """An optimiser, whose update XLA never compiles: with several GPUs that leaks or aborts.
 
   Args:
@@ -35,12 +45,17 @@ def make_optimizer(name, learning_rate, *, momentum=0.9, weight_decay=0.0):
   if name not in DECOUPLED_WEIGHT_DECAY:
     raise ValueError(f"optimizer must be sgd, adam, sgdw or lamb, got {name!r}")
   addons = _import_addons(name)
+  # Regular expressions of names.
+  excluded = None if decay_all_weights else list(_NOT_DECAYED)
   if name == "lamb":
-    return addons.LAMB(learning_rate, weight_decay=weight_decay)
+    return addons.LAMB(
+      learning_rate, weight_decay=weight_decay, exclude_from_weight_decay=excluded
+    )
   return addons.SGDW(
     weight_decay=_times(weight_decay, learning_rate),
     learning_rate=learning_rate,
     momentum=momentum,
+    exclude_from_weight_decay=excluded,
   )
 
 

@@ -7,6 +7,7 @@ of the record; where they disagree with it after a crash, the record is right.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -99,6 +100,12 @@ class Record:
   is_epoch_end: bool = False
 
   @property
+  def validations_since_best(self) -> int:
+    """How many validations there were after the best one."""
+    best = self.best
+    return sum(entry["step"] > best["step"] for entry in self.history) if best else 0
+
+  @property
   def is_validated(self) -> bool:
     """Whether the last validation was of the present weights."""
     validation = self.validation
@@ -149,17 +156,22 @@ class TrainingState:
     optimizer: Keras optimizer whose variables exist already.
     record: Record of a new run; a restored one takes its place.
     keep_checkpoints: of how many of the latest steps checkpoints stay.
+    averages: averaging.AveragedWeights; None where none are kept.
   """
 
-  def __init__(self, model_dir, network, optimizer, record, *, keep_checkpoints):
+  def __init__(
+    self, model_dir, network, optimizer, record, *, keep_checkpoints, averages=None
+  ):
     self._model_dir = model_dir
     self._network = network
     self._keep_checkpoints = keep_checkpoints
     self._saved = _Saved(record)
-    self._everything = tf.train.Checkpoint(
-      network=network, optimizer=optimizer, record=self._saved
-    )
-    self._weights = tf.train.Checkpoint(network=network, record=self._saved)
+    self._averages = averages
+    weights = {"network": network, "record": self._saved}
+    if averages:
+      weights[model_lib.AVERAGED] = averages.variables
+    self._everything = tf.train.Checkpoint(optimizer=optimizer, **weights)
+    self._weights = tf.train.Checkpoint(**weights)
 
   @property
   def record(self) -> Record:
@@ -223,8 +235,12 @@ class TrainingState:
     """Restores everything from a checkpoint, which must have all of it."""
     self._everything.read(path).assert_existing_objects_matched().assert_consumed()
 
-  def restore_weights(self, path: str) -> None:
-    """Restores the weights alone."""
+  def judged_weights(self):
+    """Context in which the network has the weights that are judged: averages, if any."""
+    return self._averages.in_use() if self._averages else contextlib.nullcontext()
+
+  def restore_judged_weights(self, path: str) -> None:
+    """Restores the network's weights alone, those that were judged."""
     model_lib.restore_network(self._network, path)
 
   def write_views(self) -> None:

@@ -96,9 +96,10 @@ class TrainingStep:
     box_loss_normalizer: "replica": the box loss is a mean over the positive anchors of
       the replica's own batch, as in the authors' release. "global": over those of all
       replicas, so that the step is that of one replica with the whole batch.
-    weight_decay: L2 on every trainable weight, biases too (authors' release); 0 where
-      the optimiser decays by itself.
+    weight_decay: L2 on the trainable weights; 0 where the optimiser decays by itself.
+    decayed: function of a weight to whether weight_decay is on it.
     clip_norm: bound of the gradient's global norm; 0 for none.
+    averages: averaging.AveragedWeights that take every step in; None for none.
     compile_replica: whether XLA compiles what a replica does by itself.
     in_pieces: whether forward, ranking and backward pass are functions apart.
     seed: of random masks in the network.
@@ -118,7 +119,9 @@ class TrainingStep:
     box_loss_weight=1.0,
     box_loss_normalizer="replica",
     weight_decay=0.0,
+    decayed: Callable = lambda weight: True,
     clip_norm=0.0,
+    averages=None,
     compile_replica=False,
     in_pieces=False,
     seed=0,
@@ -133,6 +136,8 @@ class TrainingStep:
     self._box_loss_weight = box_loss_weight
     self._box_loss_normalizer = box_loss_normalizer
     self._weight_decay = weight_decay
+    self._decayed = decayed
+    self._averages = averages
     self._clip_norm = clip_norm
     self._seed = seed
     drop_connect.draw_from(network, feed.draw_seed)
@@ -171,6 +176,8 @@ class TrainingStep:
     for index, batch in enumerate(batches):
       self._feed.set(rates[index], self._seed, first_step + index)
       found = self._strategy.run(self._run_replica, args=(batch,))
+      if self._averages is not None:
+        self._averages.update(first_step + index)
       logs.append(
         tf.nest.map_structure(
           lambda part: self._strategy.experimental_local_results(part)[0], found
@@ -188,7 +195,7 @@ class TrainingStep:
     weights = self._network.trainable_variables
     if self._weight_decay:
       gradients = [
-        gradient + self._weight_decay * weight
+        gradient + self._weight_decay * weight if self._decayed(weight) else gradient
         for gradient, weight in zip(gradients, weights)
       ]
     norm = tf.linalg.global_norm(gradients)

@@ -18,6 +18,7 @@ from ap_detect.runs import lock as lock_lib
 from ap_detect.runs import memory as memory_lib
 from ap_detect.runs import model as model_lib
 from ap_detect.training import (
+  averaging,
   classification_losses,
   evaluation,
   initial_weights,
@@ -75,7 +76,10 @@ def train(config, model_dir, *, strategy=None):
       network = _build_network(config, len(classes.names), is_new)
       feed = step_lib.Feed()
       optimizer = make_optimizer(config.train, feed, network)
-      step = make_step(config, network, optimizer, feed, strategy)
+      averages = None
+      if config.train.ema_decay:
+        averages = averaging.AveragedWeights(network, config.train.ema_decay)
+      step = make_step(config, network, optimizer, feed, strategy, averages=averages)
     callbacks = monitoring.make_callbacks(
       config.train.callbacks, network, epochs=config.train.epochs
     )
@@ -85,9 +89,10 @@ def train(config, model_dir, *, strategy=None):
       optimizer,
       _new_record(config, classes, strategy, len(train_set.records)),
       keep_checkpoints=config.train.keep_checkpoints,
+      averages=averages,
     )
     if is_new:
-      _start(run_state, network, config.model.initial_checkpoint)
+      _start(run_state, network, config.model.initial_checkpoint, averages)
     else:
       restored_from = run_state.restore_latest()
     logs.begin(model_dir)
@@ -113,6 +118,7 @@ def train(config, model_dir, *, strategy=None):
         if is_changed:
           run_state.save(is_changed=True)
         _tell_start(run_state.record, config.train)
+      _tell_rate(config.train, strategy)
       run_state.write_views()
       _make_loop(
         config,
@@ -127,7 +133,7 @@ def train(config, model_dir, *, strategy=None):
         callbacks=callbacks,
       ).run()
       if run_state.record.clock.step > first_step:
-        _tell_end(run_state.record, config.train.epochs)
+        _tell_end(run_state.record, config.train)
 
 
 def _open_data(config, memory):
@@ -167,12 +173,15 @@ def make_optimizer(train, feed, network):
     feed.learning_rate,
     momentum=train.momentum,
     weight_decay=train.weight_decay,
+    decay_all_weights=train.decay_all_weights,
   )
   optimizers.create_state(optimizer, network.trainable_variables)
   return optimizer
 
 
-def make_step(config, network, optimizer, feed, strategy, *, in_pieces=False):
+def make_step(
+  config, network, optimizer, feed, strategy, *, averages=None, in_pieces=False
+):
   """The training step of a config; call it under the strategy's scope.
 
   Args:
@@ -181,6 +190,7 @@ def make_step(config, network, optimizer, feed, strategy, *, in_pieces=False):
     optimizer: Keras optimizer whose rate is feed.learning_rate.
     feed: step.Feed.
     strategy: tf.distribute strategy.
+    averages: see step.TrainingStep.
     in_pieces: see step.TrainingStep.
 
   Returns:
@@ -210,7 +220,11 @@ def make_step(config, network, optimizer, feed, strategy, *, in_pieces=False):
     box_loss_weight=train.box_loss_weight,
     box_loss_normalizer=train.box_loss_normalizer,
     weight_decay=0.0 if is_decayed_by_optimizer else train.weight_decay,
+    decayed=(
+      optimizers.is_decayed if not train.decay_all_weights else lambda weight: True
+    ),
     clip_norm=train.clip_norm,
+    averages=averages,
     compile_replica=compile_replica,
     in_pieces=in_pieces,
     seed=train.seed + _MASK_STREAM,
@@ -232,10 +246,12 @@ def _new_record(config, classes, strategy, split_size):
   )
 
 
-def _start(run_state, network, initial_checkpoint):
+def _start(run_state, network, initial_checkpoint, averages):
   """Gives a new run its first checkpoint."""
   if initial_checkpoint:
     initial_weights.load_initial_weights(network, initial_checkpoint)
+  if averages:
+    averages.reset()
   run_state.save()
 
 
@@ -261,30 +277,68 @@ def _tell_start(record, train):
       *(clock.epochs_done, epochs, 2 * math.ceil(clock.epochs_done)),
     )
     return
-  rate = _make_schedule(train, clock)(clock.epochs_done, clock.images)
+  if _is_out_of_patience(record, train):
+    logging.info(
+      "this run ended early, for %d validations after the best were no better. To train "
+      "on, give more: --config.train.patience=%d",
+      *(record.validations_since_best, 2 * record.validations_since_best),
+    )
+    return
+  batch_size = train.batch_size * record.replicas
+  rate = _make_schedule(train, clock, batch_size)(clock.epochs_done, clock.images)
   logging.info(
     "continuing at step %d, epoch %.2f of %d, learning rate %.3g",
     *(clock.step, clock.epochs_done, epochs, rate),
   )
 
 
-def _tell_end(record, epochs):
+def _tell_rate(train, strategy):
+  """Says what the learning rate is for, where that is not plain."""
+  batch_size = train.batch_size * strategy.num_replicas_in_sync
+  if train.reference_batch_size:
+    logging.info(
+      "learning rate %.3g, for batches of %d images: %.3g, for %d, scaled linearly",
+      *(_learning_rate(train, batch_size), batch_size),
+      *(train.learning_rate, train.reference_batch_size),
+    )
+  elif batch_size > train.batch_size:
+    logging.info(
+      "learning rate %.3g, for batches of %d images on %d replicas, as it is; "
+      "train.reference_batch_size would scale it",
+      *(train.learning_rate, batch_size, strategy.num_replicas_in_sync),
+    )
+
+
+def _tell_end(record, train):
   """Says that a training is finished, and what came of it."""
-  clock, best = record.clock, record.best
-  is_finished = clock.epochs_done >= epochs
+  clock, best, epochs = record.clock, record.best, train.epochs
+  if clock.epochs_done >= epochs:
+    how = "is finished"
+  elif _is_out_of_patience(record, train):
+    how = f"ended after {train.patience} validations without a better one"
+  else:
+    how = "was stopped by a callback"
   logging.info(
-    "training %s at step %d, epoch %.2f of %d%s",
-    "is finished" if is_finished else "was stopped by a callback",
-    *(clock.step, clock.epochs_done, epochs),
+    "training %s, at step %d, epoch %.2f of %d%s",
+    *(how, clock.step, clock.epochs_done, epochs),
     f"; best validation AP {best['metrics']['AP']:.3f} ({best['checkpoint']})"
     if best
     else "",
   )
 
 
-def _make_schedule(train, clock):
+def _is_out_of_patience(record, train):
+  return 0 < train.patience <= record.validations_since_best
+
+
+def _learning_rate(train, batch_size):
+  """After warm-up, for batches of so many images over all replicas."""
+  return train.learning_rate * batch_size / (train.reference_batch_size or batch_size)
+
+
+def _make_schedule(train, clock, batch_size):
   return schedules.Schedule(
-    train.learning_rate,
+    _learning_rate(train, batch_size),
     train.schedule,
     epochs=train.epochs,
     decay_epochs=train.decay_epochs,
@@ -327,7 +381,7 @@ def _make_loop(config, step, run_state, train_set, strategy, **parts):
   return loop.TrainingLoop(
     step,
     run_state,
-    schedule=_make_schedule(train, run_state.record.clock),
+    schedule=_make_schedule(train, run_state.record.clock, batch_size),
     batches=batches,
     pace=loop.Pace(
       epochs=train.epochs,
@@ -336,6 +390,7 @@ def _make_loop(config, step, run_state, train_set, strategy, **parts):
       log_every_steps=train.log_every_steps,
       checkpoint_every_minutes=train.checkpoint_every_minutes,
       validate_every_epochs=train.validate_every_epochs,
+      patience=train.patience,
     ),
     image_ids=image_ids,
     **parts,

@@ -44,7 +44,8 @@ class Validator:
 
   def validate(self):
     """Metrics by name; the caller saves the state, whose record they are in."""
-    evaluation, found, results = self._evaluator.evaluate(self._dataset)
+    with self._state.judged_weights():
+      evaluation, found, results = self._evaluator.evaluate(self._dataset)
     record, metrics = self._state.record, evaluation.metrics
     epoch = record.clock.epoch
     record.validation = {
@@ -87,7 +88,7 @@ class Validator:
       is_judged_alike = best["judged_by"] == self._judged_by
       if is_judged_alike and "calibration" in best:
         return best
-      self._state.restore_weights(path)
+      self._state.restore_judged_weights(path)
     except folder.UNREACHABLE:
       raise  # it is not lost
     except folder.UNREADABLE as error:

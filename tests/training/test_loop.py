@@ -222,6 +222,46 @@ class TestCallbacks:
     assert kinds(notes, "save", "validate") == [("save", "3")]
 
 
+class TestPatience:
+  def run(self, values, patience, epochs=10):
+    notes, values = Notes(state.Clock(4)), iter(values)
+
+    def validate():
+      value, clock = next(values), notes.record.clock
+      notes.record.validation = {"epoch": clock.epoch, "step": clock.step, "AP": value}
+      notes.record.history.append(notes.record.validation)
+      if value > (notes.record.best or {"AP": -1})["AP"]:
+        notes.record.best = notes.record.validation
+      return {"AP": value}
+
+    notes.validate = validate
+    run(notes, epochs=epochs, patience=patience)
+    return notes
+
+  @pytest.mark.parametrize(
+    ("values", "patience", "epochs"),
+    [
+      ([0.1, 0.2, 0.2, 0.1], 2, 4),
+      ([0.1, 0.0, 0.2, 0.1, 0.2, 0.0], 3, 6),
+      ([0.1, 0.0], 1, 2),
+      ([0.1] * 10, 0, 10),
+      ([0.1, 0.2] + [0.2] * 8, 9, 10),
+    ],
+  )
+  def test_ends_after_so_many_validations_that_are_no_better(
+    self, values, patience, epochs
+  ):
+    assert self.run(values, patience).record.clock.epoch == epochs
+
+  def test_started_again_does_nothing_without_more_patience(self):
+    notes = self.run([0.1, 0.0, 0.0, 0.0], 2)
+    steps = len(kinds(notes, "steps"))
+    run(notes, epochs=10, patience=2)
+    assert len(kinds(notes, "steps")) == steps
+    run(notes, epochs=4, patience=3)
+    assert notes.record.clock.epoch == 4
+
+
 class TestNonFinite:
   def test_names_the_step_that_was_and_saves_nothing_after(self):
     """NaN from step 7 on, read after step 10: images 28 to 31."""

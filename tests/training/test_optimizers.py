@@ -120,6 +120,20 @@ def test_decoupled_decay_follows_the_rate():
   np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6)
 
 
+@needs_addons
+@pytest.mark.parametrize("name", ["sgdw", "lamb"])
+@pytest.mark.parametrize("weight", ["kernel", "bias", "gamma", "beta"])
+def test_decoupled_decay_may_spare_biases_and_norms(name, weight):
+  start = tf.constant([1.0, -2.0])
+  weights = tf.Variable(start, name=f"layer/{weight}")
+  assert optimizers.is_decayed(weights) == (weight == "kernel")
+  optimizer = optimizers.make_optimizer(
+    name, 0.1, weight_decay=0.5, decay_all_weights=False
+  )
+  optimizer.apply_gradients([(tf.zeros(2), weights)])
+  assert (weights.numpy() != start.numpy()).any() == (weight == "kernel")
+
+
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("creates_state", [True, False])
 def test_resumes_from_a_checkpoint(name, creates_state, tmp_path):

@@ -312,7 +312,7 @@ class TestBest:
     assert saved(tmp_path, "best") == ["epoch-10", "epoch-2"]
     path = str(tmp_path / "best/epoch-2")
     assert folder.read_record(path)["validation"]["epoch"] == 2
-    run_state.restore_weights(path)
+    run_state.restore_judged_weights(path)
     assert network.weights[0].numpy()[0, 0] == 2.0
 
 

@@ -208,6 +208,12 @@ class TestWeightDecay:
     ]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
+  def test_may_spare_biases(self, by_hand, one_device):
+    changes = {"train.weight_decay": 0.25, "train.decay_all_weights": False}
+    _, step = by_hand({"train.optimizer": "sgd", **changes})
+    logs = one_step(step, one_device, [make_batch(1)])
+    assert logs["gradient_norm"] == pytest.approx(np.hypot(3.25, 2), rel=1e-5)
+
   @pytest.mark.parametrize("name", ["sgdw", "lamb"])
   def test_decoupled_ones_leave_the_gradient_alone(self, name, by_hand, one_device):
     # The optimiser itself, which would decay, is not needed for it.

@@ -401,3 +401,27 @@ def test_split_without_objects(make_config, tmp_path, monkeypatch):
   with pytest.raises(ValueError, match="split 'val' requires at least one object"):
     trainer.train(make_config(), str(tmp_path / "run"))
   assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_is_scaled_to_the_batch(make_config, tmp_path, hear):
+  said = hear("info")
+  changes = {"train.epochs": 1, "train.schedule": "constant", "train.warmup_steps": 0}
+  config = make_config({**changes, "train.reference_batch_size": 2})
+  trainer.train(config, str(tmp_path))
+  rates = [row["learning_rate"] for row in read_rows(tmp_path)]
+  assert rates == pytest.approx([2 * config.train.learning_rate] * len(rates))
+  line = "learning rate 0.006, for batches of 4 images: 0.003, for 2, scaled linearly"
+  assert line in said
+
+
+def test_patience_ends_a_run_early(make_config, tmp_path, hear):
+  """A rate of next to nothing, so that no validation is better than the first."""
+  changes = {"train.learning_rate": 1e-12, "train.epochs": 9, "train.patience": 1}
+  said = hear("info")
+  trainer.train(make_config(changes), str(tmp_path))
+  assert len(read_record(tmp_path)["history"]) == 2
+  assert any("ended after 1 validations without a better" in line for line in said)
+  trainer.train(make_config(changes), str(tmp_path))
+  assert any(line.startswith("this run ended early") for line in said)
+  trainer.train(make_config({**changes, "train.patience": 2}), str(tmp_path))
+  assert len(read_record(tmp_path)["history"]) == 3
