@@ -143,15 +143,12 @@ def define_scores():
     flags.DEFINE_float(
       f"min_{noun}",
       None,
-      f"Instead of a score: {noun} at IoU 0.5 that the detections of all classes together "
-      f"had on the validation split, with {result}.",
+      f"In place of --score_threshold: the {threshold_taken} threshold at which the "
+      f"detections of all classes together had this {noun} on the validation split.",
       lower_bound=0.0,
       upper_bound=1.0,
     )
-    for noun, result in (
-      ("precision", "as many of them as have it"),
-      ("recall", "as few of them as have it"),
-    )
+    for noun, threshold_taken in (("precision", "lowest"), ("recall", "highest"))
   ]
   calibrate = flags.DEFINE_bool(
     "calibrate",

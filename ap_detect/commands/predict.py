@@ -122,8 +122,8 @@ def predict(
     (path of predictions.json, number of files skipped).
 
   Raises:
-    ValueError: no such run or checkpoint, no such precision or recall, no sound image, or an image would be written
-      over; nothing is written then.
+    ValueError: no such run or checkpoint, a precision or recall that it does not reach,
+      no sound image, or an image would be written over; nothing is written then.
   """
   restored = model_lib.restore(model_dir, checkpoint, averaged_weights=averaged_weights)
   names = restored.classes.names

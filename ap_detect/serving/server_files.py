@@ -63,8 +63,9 @@ With batching, requests whose pixels have different sizes fail together. Leave
 `pad_variable_length_inputs` off: padded images give wrong boxes.
 
 Outputs (`raw` has `boxes` and `logits` of all anchors instead): `detection_boxes` [ymin,
-xmin, ymax, xmax] from 0 to 1, `detection_scores`, `detection_classes` (lines of
-`assets/labels.txt`, from 1), `detection_names`, `num_detections`, and `valid`, which is
+xmin, ymax, xmax] from 0 to 1, `detection_scores` (the precision to expect, where
+`ap_detect.json` has a `calibration`; so are `score_thresholds`), `detection_classes` (lines
+of `assets/labels.txt`, from 1), `detection_names`, `num_detections`, and `valid`, which is
 false for what is no image, is a GIF, or has too many pixels.
 
 ```
