@@ -122,10 +122,35 @@ def fit_pixels(inputs, image_size):
 
 
 def _read_example(serialized):
-  """The encoded image in a serialized tf.train.Example; empty where there is none."""
-  feature = tf.io.FixedLenFeature([], tf.string, default_value="")
-  key = "image/encoded"
-  return tf.io.parse_single_example(serialized, {key: feature})[key]
+  """The encoded image in a serialized tf.train.Example; empty where there is none.
+
+  Field by field, for tf.io.parse_example ends the process at a length beyond 2 GB.
+  """
+  features = _last(_decode_proto(serialized, "Example", "features"))
+  entries = _decode_proto(features, "Features", "feature")
+  keys, values = (
+    tf.strings.reduce_join(_decode_proto(entries, "Features.FeatureEntry", name), -1)
+    for name in ("key", "value")
+  )
+  value = _last(tf.boolean_mask(values, keys == "image/encoded"))
+  return _last(
+    _decode_proto(
+      _last(_decode_proto(value, "Feature", "bytes_list")), "BytesList", "value"
+    )
+  )
+
+
+def _decode_proto(messages, message_type, field):
+  """The values of a field of serialized messages [...], as strings [..., n]."""
+  _, (values,) = tf.io.decode_proto(
+    messages, f"tensorflow.{message_type}", [field], [tf.string]
+  )
+  return values
+
+
+def _last(values):
+  """The last of strings [n]; empty where there is none."""
+  return tf.strings.reduce_join(values[-1:])
 
 
 def _empty_if_refused(encoded, max_image_pixels):

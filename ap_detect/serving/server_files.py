@@ -10,8 +10,9 @@ import os
 from ap_detect.runs import files
 
 _BATCHING = """\
-# Requests that come at the same time are answered as one batch. For {encoded}.
-# Images given as pixels (serving_default, raw) must then all have one size.
+# Requests that come at the same time are answered as one batch.
+# For {encoded}: images of any sizes.
+# Images given as pixels (serving_default) must then all have one size.
 max_batch_size {{ value: {max_batch_size} }}
 batch_timeout_micros {{ value: 2000 }}
 max_enqueued_batches {{ value: 100 }}
@@ -69,8 +70,8 @@ of `assets/labels.txt`, from 1), `detection_names`, `num_detections`, and `valid
 false for what is no image, is a GIF, or has too many pixels.
 
 ```
-curl -d '{{"signature_name": "image_bytes", "instances": [{{"image_bytes": {{"b64": "'$(base64 -w0 photo.jpg)'"}}}}]}}' \\
-  http://localhost:8501/v1/models/{name}:predict
+printf '{{"signature_name": "image_bytes", "instances": [{{"image_bytes": {{"b64": "%s"}}}}]}}' \
+  "$(base64 -w0 photo.jpg)" | curl -d @- http://localhost:8501/v1/models/{name}:predict
 ```
 """
 

@@ -38,6 +38,14 @@ def example(encoded, key="image/encoded"):
   return tf.train.Example(features=features).SerializeToString()
 
 
+def endless_example():
+  """An Example whose image says that it has more than 2 GB."""
+  whole = example(b"\xff\xff\xff\x0f" + bytes(12))
+  endless = whole.replace(b"\x10\xff\xff", b"\x90\xff\xff")  # a length's first byte
+  assert endless != whole
+  return endless
+
+
 def requests(files, size, image_size=(128, 128)):
   """{signature: its inputs} for `size` images of a 6-class model."""
   chosen = [files[place % len(files)] for place in range(size)]

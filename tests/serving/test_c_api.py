@@ -142,9 +142,12 @@ class TestBrokenImages:
     assert answer["valid"].tolist() == [True, True, True]
     assert kilobytes <= 40_000
 
-  def test_examples(self, process, images):
+  @pytest.mark.parametrize(
+    "broken", [b"\xff", files.endless_example()], ids=["no message", "endless"]
+  )
+  def test_examples(self, broken, process, images):
     good = files.example(images[0])
-    answer = process.run("tf_example", tf_example=[good, b"\xff", good])
+    answer = process.run("tf_example", tf_example=[good, broken, good])
     assert answer["valid"].tolist() == [True, False, True]
     assert_same(answer, process.run("tf_example", tf_example=[good] * 3), [0, 2])
 

@@ -81,14 +81,15 @@ def test_examples():
     b"\xff\xff not a message",
     files.example(good, key="image/decoded"),
     files.example(b"no image"),
+    files.endless_example(),
     b"",
     files.example(good),
   ]
   found = decoding.fit_encoded(
     tf.constant(examples), SIZE, max_image_pixels=10_000, is_example=True
   )
-  assert found.valid.numpy().tolist() == [True, False, False, False, False, True]
-  np.testing.assert_array_equal(found.images[0], found.images[5])
+  assert found.valid.numpy().tolist() == [True, False, False, False, False, False, True]
+  np.testing.assert_array_equal(found.images[0], found.images[6])
   np.testing.assert_array_equal(found.images[0], fit(tf.constant([good])).images[0])
 
 
