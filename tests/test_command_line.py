@@ -341,22 +341,21 @@ class TestReplicas:
     assert done.stderr.startswith(f"error: flag --replicas={value}: ")
 
 
+RUN_FLAGS = ("model_dir", "checkpoint", "averaged_weights")
 SCORE_FLAGS = ("score_threshold", "min_precision", "min_recall", "calibrate")
 # Every command and flags that it has.
 COMMANDS = {
   "train": ("config", "model_dir", "replicas"),
   "evaluate": (
-    *("model_dir", "split", "checkpoint", "data_root", "output_dir", "replicas"),
+    *(*RUN_FLAGS, "split", "data_root", "output_dir", "replicas"),
     *("skip_faulty", "max_image_pixels", "saved_model"),
     *(item.name for item in config_lib.describe("eval")),
   ),
   "export": (
-    *("model_dir", "export_dir", "model_name", "version", "checkpoint"),
+    *(*RUN_FLAGS, "export_dir", "model_name", "version"),
     *("max_image_pixels", *SCORE_FLAGS),
   ),
-  "predict": (
-    *("model_dir", "output_dir", "checkpoint", "max_image_pixels", *SCORE_FLAGS),
-  ),
+  "predict": (*(*RUN_FLAGS, "output_dir", "max_image_pixels", *SCORE_FLAGS),),
   "check": ("config", "output_dir"),
   "preview": ("config", "output", "num_pictures"),
   "write_tfrecords": ("config", "split", "output_dir", "name", "shard_mib"),
