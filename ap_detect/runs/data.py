@@ -31,8 +31,8 @@ def open_split(
     split: name of the split, or of several, see splits.read_split.
     class_names: the classes 1..K; () for data.class_names, and where that is empty too,
       all that the data has.
-    memory: memory.Memory of a run, whose earlier starts may have read the split; None
-      to read it anew.
+    memory: memory.Memory of a run, whose earlier starts may have read the split, and
+      held images out, which then stay so; None to read it anew.
     convertible: see image_files.make_records.
 
   Returns:
@@ -59,7 +59,8 @@ def open_split(
   if wanted and dataset.class_names != wanted:
     dataset, is_known = read(wanted)
   count = len(dataset.records)
-  dataset = splits.take(dataset, part.kind, data.holdout_share)
+  listed = memory.read_list(folder.HELD_OUT) if memory is not None else frozenset()
+  dataset = splits.take(dataset, part.kind, data.holdout_share, listed)
   for line in dataset.skipped:
     logging.warning("skipped: %s", line)
   logging.info(
@@ -78,8 +79,10 @@ def open_split(
       f"without them, for there is no other to validate on (data.holdout_share="
       f"{data.holdout_share:g})"
     )
+    if listed & {str(record.image_id) for record in dataset.records}:
+      line += "; they are those that the run's first start held out"
     dataset = dataclasses.replace(dataset, notes=(line, *dataset.notes))
-    if memory is not None:
+    if memory is not None and not listed:
       memory.write_list(folder.HELD_OUT, [r.image_id for r in dataset.records])
   for line in (*dataset.notes, *summary.describe_images(dataset.records)):
     logging.info("%s: %s", split, line)

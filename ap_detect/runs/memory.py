@@ -77,6 +77,15 @@ class Memory:
     """Has `save` write a text file with a line for each value beside the data."""
     self._lists[name] = values
 
+  def read_list(self, name: str) -> frozenset[str]:
+    """The lines of a text file that an earlier start wrote; empty where there is none."""
+    try:
+      path = os.path.join(self._model_dir, folder.DATA, name)
+      with open(path, encoding="utf-8") as file:
+        return frozenset(file.read().split("\n")) - {""}
+    except (OSError, ValueError):
+      return frozenset()
+
   def save(self) -> None:
     """Writes what was read anew into the run's folder, which need not be possible."""
     top = os.path.join(self._model_dir, folder.DATA)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -225,6 +226,39 @@ class TestHeldOut:
     # The list itself names a split.
     listed = open_again(f"train@{tmp_path}/run/data/held_out.txt")
     assert [record.image_id for record in listed.records] == held_out
+
+  def test_images_added_later_change_nothing_of_it(self, open_again, config, hear):
+    """What was trained on is never validated on, nor the other way round."""
+    val, train = open_again("val"), open_again("train")
+    root = config.data.root
+    made = shapes.make_shapes("train", num_images=40, image_size_px=(64, 64))
+    for path in (f"{root}/train", f"{root}/annotations"):
+      shutil.rmtree(path)
+    shapes.write_shapes(made, root, "train")
+    said = hear("info")
+    again, rest = open_again("val"), open_again("train")
+    assert [r.image_id for r in again.records] == [r.image_id for r in val.records]
+    assert {r.image_id for r in train.records} <= {r.image_id for r in rest.records}
+    assert len(rest.records) == 38
+    assert any("those that the run's first start held out" in line for line in said)
+    # Without the run's folder they are drawn from all.
+    assert len(data_lib.open_split(config, "val").records) == 8
+
+  def test_other_data_is_judged_without_changing_the_list(
+    self, open_again, config, tmp_path
+  ):
+    open_again("val")
+    before = (tmp_path / "run/data/held_out.txt").read_text()
+    records = splits.read_whole(config.data.root, "train").records
+    other = tmp_path / "other"
+    (other / "images").mkdir(parents=True)
+    for number, record in enumerate(records):
+      shutil.copy(record.image, other / f"images/o{number}.png")
+    lines = [f"o{number}.png,square,0,0,9,9\n" for number in range(10)]
+    header = "filename,class,xmin,ymin,xmax,ymax\n"
+    (other / "boxes.csv").write_text(header + "".join(lines))
+    assert len(open_again("val", changes={"root": str(other)}).records) == 2
+    assert (tmp_path / "run/data/held_out.txt").read_text() == before
 
   def test_it_is_said(self, open_again, hear):
     said = hear("info")

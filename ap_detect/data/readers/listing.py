@@ -190,11 +190,13 @@ class Listing:
   def _nearness(self, path, folders_named, near):
     own = self.relative(path).lower().split(os.sep)[:-1]
     near = self.relative(near) if near else ""
+    near_folders = near.lower().split(os.sep)[:-1]
     return (
       _count_equal(reversed(folders_named), reversed(own)),
       split_names.of_folders(self.relative(path)) == split_names.of_path(near),
       not any(map(_MASK_NAMES.fullmatch, own)),
       _count_equal(near.lower().split(os.sep), own),
+      own == near_folders,
       any(map(_IMAGE_NAMES.fullmatch, own)),
     )
 

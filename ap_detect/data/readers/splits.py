@@ -186,7 +186,7 @@ def find_part(
   return Part(train_split, "held out" if split == val_split else "rest")
 
 
-def take(data, kind, holdout_share=HOLDOUT_SHARE):
+def take(data, kind, holdout_share=HOLDOUT_SHARE, held_out=()):
   """A part of a dataset.
 
   Args:
@@ -194,6 +194,8 @@ def take(data, kind, holdout_share=HOLDOUT_SHARE):
     kind: see Part. round(holdout_share n) images are held out, but never all; always the
       same ones, whatever their order, by a hash of their ids.
     holdout_share: see `read_split`.
+    held_out: ids, as texts, of images that are held out already. Where any of them are
+      there these are held out, and no others: all others may have been trained on.
 
   Returns:
     DetectionDataset, in the same order.
@@ -206,25 +208,44 @@ def take(data, kind, holdout_share=HOLDOUT_SHARE):
   """
   if kind == "all":
     return data
-  count = len(data.records)
-  held_out = min(round(holdout_share * count), count - 1)
-  if kind == "held out" and not held_out:
+  chosen = _find_held_out(data, held_out) or _draw_held_out(data, holdout_share)
+  if kind == "held out" and not chosen:
     raise DataError(
       [
-        f"there is no split to validate on, and {holdout_share:g} of {count} images is "
-        "none"
+        f"there is no split to validate on, and {holdout_share:g} of "
+        f"{len(data.records)} images is none"
       ],
       ["Add images to validate on, or name a split by data.val_split"],
     )
+  records = [
+    record
+    for index, record in enumerate(data.records)
+    if (index in chosen) == (kind == "held out")
+  ]
+  return dataclasses.replace(data, records=tuple(records))
 
-  def draw(record):
-    return hashlib.sha256(f"{record.image_id}".encode()).digest()
 
-  drawn = sorted(range(count), key=lambda index: draw(data.records[index]))
-  chosen = drawn[:held_out] if kind == "held out" else drawn[held_out:]
-  return dataclasses.replace(
-    data, records=tuple(data.records[index] for index in sorted(chosen))
-  )
+def _find_held_out(data, held_out):
+  """Indices of the images that are held out already; set."""
+  ids = [str(record.image_id) for record in data.records]
+  # Of stems that repeat by now, ids have become paths.
+  missing = set(held_out) - set(ids)
+  return {
+    index
+    for index, image_id in enumerate(ids)
+    if image_id in held_out or os.path.basename(image_id) in missing
+  }
+
+
+def _draw_held_out(data, holdout_share):
+  """Indices of the images to hold out; set."""
+  count = len(data.records)
+
+  def draw(index):
+    return hashlib.sha256(f"{data.records[index].image_id}".encode()).digest()
+
+  drawn = sorted(range(count), key=draw)
+  return set(drawn[: min(round(holdout_share * count), count - 1)])
 
 
 def read_whole(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ap_detect import data as data_lib
-from ap_detect.data.readers import split_names
+from ap_detect.data.readers import split_names, splits
 from ap_detect.data.records import DataError
 
 # Decoding the images is tested elsewhere.
@@ -816,6 +816,18 @@ class TestHoldout:
     put("new.jpg")
     put_xml("new.xml")
     assert len(set(before) - set(ids(read_split(root, "val")))) <= 1
+
+  def test_those_that_are_held_out_already(self, root, put, put_xml):
+    data = read_split(root, "train", holdout_share=0)
+    held_out = frozenset(["03", "x/04"])
+    parts = [splits.take(data, kind, 0.5, held_out) for kind in ("held out", "rest")]
+    assert ids(parts[0]) == ["03"] and len(parts[1].records) == 12
+    put("one/a.jpg", "two/a.jpg")  # so that ids become paths
+    root = put_xml("one/a.xml", "two/a.xml")
+    data = read_split(root, "train", holdout_share=0)
+    found = splits.take(data, "held out", 0.5, frozenset(["a", "01"]))
+    assert ids(found) == ["01", "one/a", "two/a"]
+    assert len(splits.take(data, "held out", 0.5, frozenset(["z"])).records) == 8
 
   @pytest.mark.parametrize("name", ["test", "default", "valid", "trainval"])
   def test_a_sole_split_of_any_name_is_train(self, root, put, name):
