@@ -117,12 +117,12 @@ def read_coco(
   chosen = _choose_categories(united, class_names, source)
   entries, annotation_entries, list_faults = _choose_entries(content, image_list)
   find_image = _make_finder(listing, file, entries)
-  annotated, faults = _read_images(entries, find_image, file.path)
-  class_ids = {name: number for number, name in enumerate(chosen, 1)}
   notes = image_files.Notes()
+  annotated, faults = _read_images(entries, find_image, file.path, notes)
+  class_ids = {name: number for number, name in enumerate(chosen, 1)}
   faults += _read_annotations(annotation_entries, annotated, class_ids, names, notes)
   faults = list_faults + [f"{source}: {fault}" for fault in faults]
-  images = list(annotated.values())
+  images = list({id(image): image for image in annotated.values()}.values())
   records = image_files.make_records(images, faults, root=listing.root, **image_options)
   image_files.refuse_faults(faults, records, class_ids, skip_faulty=skip_faulty)
   return DetectionDataset(
@@ -374,19 +374,33 @@ def _make_finder(listing, file, entries):
   return find
 
 
-def _read_images(entries, find_image, path):
-  """(dict of an id as text to image_files.AnnotatedImage, faults)."""
+def _read_images(entries, find_image, path, notes):
+  """(dict of an id as text to image_files.AnnotatedImage, faults).
+
+  A file that several entries name is one image, which has the annotations of all.
+  """
   annotated: dict[str, image_files.AnnotatedImage] = {}
+  by_path: dict[str, image_files.AnnotatedImage] = {}
   faults = []
   readers = [functools.partial(_read_image_id, annotated), find_image, _read_size]
   for number, item in entries:
     (image_id, image_path, size), reasons = image_files.read_parts(item, readers)
     label = f"images[{number}]" if image_id is None else f"image {image_id}"
     faults += [f"{label} {reason}" for reason in reasons]
-    if image_id is not None:
-      annotated[str(image_id)] = image_files.AnnotatedImage(
-        image_id, image_path, path, size, faulty=bool(reasons)
-      )
+    if image_id is None:
+      # What is annotated by an id that two images have may be in either.
+      first = annotated.get(str(_as_id(item.get("id"))))
+      if first is not None:
+        first.faulty = True
+      continue
+    image = image_files.AnnotatedImage(
+      image_id, image_path, path, size, faulty=bool(reasons)
+    )
+    first = by_path.setdefault(image_path, image) if image_path else image
+    if first is not image:
+      notes.add("images are listed again, and are one with the first", label)
+      first.faulty |= image.faulty
+    annotated[str(image_id)] = first
   return annotated, faults
 
 
@@ -411,18 +425,25 @@ def _read_annotations(entries, annotated, class_ids, names, notes):
       )
       continue
     faults += [f"{label} {reason}" for reason in reasons]
-    if image is not None:
-      image.objects.append(
-        image_files.AnnotatedObject(
-          label,
-          box,
-          class_id,
-          crowd,
-          area,
-          faulty=bool(reasons),
-          box_xywh=_own_box(item, box),
-        )
-      )
+    if image is None:
+      continue
+    marked = image_files.AnnotatedObject(
+      label,
+      box,
+      class_id,
+      crowd,
+      area,
+      faulty=bool(reasons),
+      box_xywh=_own_box(item, box),
+    )
+    # Of an image that is listed again the annotations are often repeated too.
+    if _as_id(item["image_id"]) != image.image_id and any(
+      (other.box, other.class_id, other.ignored) == (box, class_id, crowd)
+      for other in image.objects
+    ):
+      notes.add("annotations of images that are listed again are the same", label)
+    else:
+      image.objects.append(marked)
   return faults
 
 

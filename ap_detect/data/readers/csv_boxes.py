@@ -72,10 +72,17 @@ def read_csv(
   if image_list is not None:
     by_image, faults = _choose_images(by_image, image_list)
   annotated = []
+  by_path: dict[str | None, image_files.AnnotatedImage] = {}
   for name, lines in by_image.items():
     image, reasons = _read_image(listing, path, name, lines, class_ids)
-    annotated.append(image)
     faults += [f"{source}: {reason}" for reason in reasons]
+    # Its name may be written in several ways.
+    first = by_path.setdefault(image.path, image) if image.path else image
+    if first is image:
+      annotated.append(image)
+    else:
+      first.objects += image.objects
+      first.faulty |= image.faulty
   if unannotated_are_negatives and image_list is None:
     annotated += _images_alone(listing, path, rows, annotated)
   records = image_files.make_records(

@@ -36,6 +36,8 @@ _FIELDS = {
   "pixels, more than": "data.max_image_pixels is how many pixels an image may have",
   "which is not read; convert": "ap_detect write_tfrecords converts what Pillow reads, "
   "such as WebP and TIFF",
+  "annotates an image that": "data.annotations is the folder that annotations are looked "
+  "for in",
   "not in the list of classes": "data.class_names are the classes; where it is (), they "
   "are all those of the training split",
 }
@@ -174,7 +176,8 @@ def make_records(
   90 degrees, its boxes are of the stored pixels, and are turned with the image.
 
   A faulty object does not become background: its place is ignored, as an object of class
-  0; where its place is not known, its image is left out.
+  0; where its place is not known, its image is left out. So is an image that is annotated
+  twice, and differently.
 
   Args:
     annotated: list of AnnotatedImage.
@@ -193,6 +196,7 @@ def make_records(
     DataError: no box of any image in pixels reaches beyond the first pixel.
   """
   _refuse_relative(annotated, root)
+  _find_repeated(annotated, faults, root)
   paths = list(dict.fromkeys(image.path for image in annotated if image.path))
   headers, broken = read_headers(
     paths,
@@ -363,6 +367,21 @@ def _refuse_relative(annotated, root):
         "beyond 1: they look relative to the image's size, but pixels are required"
       ]
     )
+
+
+def _find_repeated(annotated, faults, root):
+  """Marks images that are annotated twice, as it is not known what is right of it."""
+  firsts: dict[str, AnnotatedImage] = {}
+  for image in annotated:
+    first = firsts.setdefault(image.path, image) if image.path else image
+    if first is not image:
+      sources = [os.path.relpath(item.annotation, root) for item in (image, first)]
+      path = os.path.relpath(image.path, root)
+      faults.append(
+        f"{sources[0]}: annotates an image that {sources[1]} does too: {path}"
+      )
+      image.faulty = True
+      first.faulty |= image.objects != first.objects
 
 
 def _make_record(image, header, faults, root):

@@ -70,7 +70,9 @@ def choose(names: Iterable[str], wanted: str, *, sole: bool = False) -> list[str
       same name in another case, else those whose names go on after it, but not with a
       letter ("train" for train2017, not for trainval), else those that mean the same
       ("val" for valid), else those that have such a word in them.
-    sole: whether the only split there is, whatever its name, is meant by "train".
+    sole: whether "train" also means the only split there is, whatever its name, else what
+      is of no split ("", where others are named for one), else "trainval" where nothing
+      else is to be validated on.
 
   Returns:
     List of names; several where more than one is meant, none where there is no such split.
@@ -83,6 +85,14 @@ def choose(names: Iterable[str], wanted: str, *, sole: bool = False) -> list[str
     [name for name in names if re.match(re.escape(lower) + "(?![a-z])", name.lower())],
     [name for name in names if meaning(name) == meaning(wanted)],
     [name for name in names if of_path(name) == meaning(wanted)],
-    names if sole and len(names) == 1 and meaning(wanted) == "train" else [],
   )
-  return next(filter(None, kinds), [])
+  found = next(filter(None, kinds), [])
+  if found or not (sole and meaning(wanted) == "train"):
+    return found
+  if len(names) == 1:
+    return names
+  if "" in names and all(of_path(name) for name in names if name):
+    return [""]
+  if any(of_path(name) == "val" for name in names):
+    return []
+  return [name for name in names if name.lower().startswith("trainval")]

@@ -415,7 +415,7 @@ def _advise_on_nothing(listing):
 
 
 def _names_of(listing, data_format):
-  """Names of the splits of a folder; list, each once."""
+  """Names of the splits of a folder, "" for what is of none; list, each once."""
   if data_format == "voc":
     voc_folders = voc.find_folders(listing)
     names = [name for folder in voc_folders for name in folder.split_names()]
@@ -428,7 +428,7 @@ def _names_of(listing, data_format):
     names = list(csv_boxes.find_files(listing))
   else:
     names = tfrecords.find_splits(listing.root)
-  return [name for name in dict.fromkeys(names) if name]
+  return list(dict.fromkeys(names))
 
 
 def _parse(root, split):

@@ -27,6 +27,8 @@ _EXTENSIONS = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 # The second column of VOC's files of one class, such as cat_train.txt.
 _CLASS_COLUMN = re.compile(r"\s+(-1|0|1)$")
 
+_SPLIT_NAMES = ["data.train_split and data.val_split name the splits to read"]
+
 _NEGATIVES = (
   "data.unannotated_are_negatives=True takes images without annotation, or with an empty "
   "file, for images without objects"
@@ -298,7 +300,7 @@ def _find_entries(listing, split, notes, faults, *, with_images_alone):
   splits = find_pairs(listing)
   names = split_names.choose(splits, split, sole=True)
   if len(names) != 1:
-    raise DataError([_describe_missing_pairs(listing, split, splits)])
+    raise DataError([_describe_missing_pairs(listing, split, splits)], _SPLIT_NAMES)
   (name,) = names
   if name and splits.get(""):
     kind = "XML files are not read, for they lie in no split's folder as others do"
@@ -344,7 +346,8 @@ def _choose_folder(listing, found, split):
       f"{os.path.join(folder.path, 'ImageSets', 'Main', split)}.txt: there is no such "
       f"split; {folders.some_names(sorted(folder.lists)) or 'none'} exist"
       for folder in found
-    ]
+    ],
+    _SPLIT_NAMES,
   )
 
 

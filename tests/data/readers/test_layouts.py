@@ -160,6 +160,21 @@ class TestXml:
     root = put_xml(*(f"annotations/{name}.xml" for name in names))
     assert sorted(ids(read_split(root, "train", holdout_share=0))) == sorted(names)
 
+  @pytest.mark.parametrize("other", ["cat", "dog"])
+  def test_an_image_annotated_twice(self, put, put_xml, other):
+    put("images/a.jpg", "images/b.jpg")
+    put_xml("annotations/a.xml", "annotations/b.xml")
+    root = put_xml("annotations_old/a.xml", name=other)
+    with pytest.raises(DataError, match=r"data\.annotations is the folder") as caught:
+      read_split(root, "train")
+    assert caught.value.faults == (
+      "annotations_old/a.xml: annotates an image that annotations/a.xml does too: "
+      "images/a.jpg",
+    )
+    data = read_split(root, "train", skip_faulty=True, holdout_share=0)
+    left = ["annotations/a", "b"] if other == "cat" else ["b"]
+    assert ids(data) == left
+
   def test_an_image_that_cannot_be_told(self, put, put_xml, faults_of):
     put("one/a.jpg", "two/a.jpg")
     root = put_xml("annotations/a.xml", filename="a.jpg")
@@ -391,6 +406,39 @@ class TestCoco:
       data = read_split(root, split)
       assert ids(data) == [number]
       assert f"/{images.format(split)}/" in data.records[0].image
+
+  @pytest.mark.parametrize("name", ["a.jpg", "images/a.jpg", "A.jpg"])
+  def test_a_file_listed_twice_is_one_image(self, put, name):
+    """As in merged files: held out by one id it would be trained on by the other."""
+    put("images/a.jpg", "images/b.jpg")
+    content = json.loads(coco_json("a.jpg"))
+    content["images"] += [{"id": 2, "file_name": name}, {"id": 3, "file_name": "b.jpg"}]
+    boxes = ([2, 3, 10, 7], [0, 0, 5, 5])
+    content["annotations"] += [
+      {"id": 2 + k, "image_id": 2, "category_id": 1, "bbox": box}
+      for k, box in enumerate(boxes)
+    ]
+    root = put("a.json", content=json.dumps(content))
+    data = read_split(root, "train", holdout_share=0)
+    assert ids(data) == [1, 3]
+    assert data.records[0].boxes.tolist() == [BOX, [0, 0, 5, 5]]
+    assert [line.partition(";")[0] for line in data.notes] == [
+      "a.json: 1 images are listed again, and are one with the first",
+      "a.json: 1 annotations of images that are listed again are the same",
+    ]
+
+  def test_an_id_of_two_images_is_of_neither(self, put, faults_of):
+    put("a.jpg", "b.jpg", "c.jpg")
+    content = json.loads(coco_json("a.jpg"))
+    content["images"] += [
+      {"id": 1, "file_name": "b.jpg"},
+      {"id": 2, "file_name": "c.jpg"},
+    ]
+    root = put("a.json", content=json.dumps(content))
+    assert faults_of(read_split, root, "train") == [
+      "a.json: images[1] has id 1, which an earlier one has too"
+    ]
+    assert ids(read_split(root, "train", skip_faulty=True, holdout_share=0)) == [2]
 
   def test_captions_and_key_points_are_not_meant(self, put):
     put("val2017/im1.jpg")
@@ -756,6 +804,13 @@ class TestCsv:
     assert ids(read_split(root, "test")) == ["b.jpg"]
     assert ids(read_split(root, "val")) == ["c.jpg"]
 
+  def test_an_image_named_in_several_ways(self, put):
+    put("images/a.jpg")
+    names = ("a.jpg", "images/a.jpg", "A.JPG")
+    rows = [(name, 30, 20, "cat", 2, 3, 12, 10) for name in names]
+    data = read_split(self.table(put, "boxes.csv", *rows), "train")
+    assert ids(data) == ["a.jpg"] and data.records[0].boxes.tolist() == [BOX] * 3
+
   def test_negatives(self, put):
     put("a.jpg", "b.jpg", "c.jpg")
     row = ("a.jpg", 30, 20, "cat", 2, 3, 12, 10)
@@ -854,6 +909,31 @@ class TestHoldout:
     options = {"val_split": "test"}
     assert len(read_split(root, "train", **options).records) == 5
     assert len(read_split(root, "test", **options).records) == 5
+
+  def test_trainval_beside_test(self, put, put_xml):
+    put(*(f"JPEGImages/{name}.jpg" for name in "abcdef"))
+    put_xml(*(f"Annotations/{name}.xml" for name in "abcdef"))
+    put("ImageSets/Main/trainval.txt", content="a\nb\nc\nd\ne\n")
+    root = put("ImageSets/Main/test.txt", content="f\n")
+    train, val = (ids(read_split(root, split)) for split in ("train", "val"))
+    assert sorted(train + val) == [*"abcde"] and len(val) == 1
+    put("ImageSets/Main/val.txt", content="e\n")
+    with pytest.raises(
+      DataError, match=r"exist\ndata\.train_split and data\.val_split"
+    ):
+      read_split(root, "train")
+
+  @pytest.mark.parametrize("kind", ["xml", "txt"])
+  def test_images_beside_a_folder_for_testing(self, put, put_xml, kind):
+    put(*(f"{name}.jpg" for name in "abcde"), "test/f.jpg")
+    if kind == "xml":
+      root = put_xml(*(f"{name}.xml" for name in "abcde"), "test/f.xml")
+    else:
+      put(*(f"{name}.txt" for name in "abcde"), "test/f.txt", content=YOLO_LINE)
+      root = put("classes.txt", content="cat\n")
+    train, val = (ids(read_split(root, split)) for split in ("train", "val"))
+    assert sorted(train + val) == [*"abcde"] and len(val) == 1
+    assert ids(read_split(root, "test")) == ["f"]
 
   def test_of_joined_splits(self, put, put_xml):
     for number in range(5):
@@ -974,3 +1054,13 @@ def test_a_sole_name():
   assert split_names.choose(["mine"], "train", sole=True) == ["mine"]
   assert split_names.choose(["mine"], "val", sole=True) == []
   assert split_names.choose(["mine", "yours"], "train", sole=True) == []
+  for others, chosen in (
+    (["trainval", "test"], ["trainval"]),
+    (["trainval", "val", "test"], []),
+    (["", "test"], [""]),
+    (["", "val", "test"], [""]),
+    (["all", "test"], []),
+    (["val", "test"], []),
+  ):
+    assert split_names.choose(others, "train", sole=True) == chosen
+    assert split_names.choose(others, "train") == []
