@@ -27,6 +27,7 @@ OPTIMIZERS = ("sgd", "adam", "sgdw", "lamb")
 SCHEDULES = ("constant", "step", "cosine")
 HEAD_INITIALIZERS = ("normal", "he")
 JIT_COMPILE = ("auto", "always", "never")
+PRECISIONS = ("float32", "bfloat16")
 
 
 def parse_test_scale(text: str) -> tuple[int, int]:
@@ -407,6 +408,14 @@ class TrainConfig:
     "step.",
     one_of(JIT_COMPILE),
     may_change=True,
+  )
+  precision: str = field(
+    "float32",
+    "What the hidden layers compute in while training, and validation in it. With "
+    "'bfloat16', which takes half the memory and suits GPUs from Ampere on, weights, "
+    "statistics of normalisation, the normalised input, scores, box offsets, targets and "
+    "losses stay float32, and so does all that uses the trained network.",
+    one_of(PRECISIONS),
   )
   deterministic: bool = field(
     False,

@@ -52,10 +52,14 @@ class _Backbone(NamedTuple):
 
 
 class InputNormalization(tf.keras.layers.Layer):
-  """A backbone's input normalisation as the network's first layer."""
+  """A backbone's input normalisation as the network's first layer.
+
+  In float32 whatever the network computes in: bfloat16 has 8 bits for 256 grey levels
+  and their mean.
+  """
 
   def __init__(self, normalize, **kwargs):
-    super().__init__(**kwargs)
+    super().__init__(dtype=tf.float32, **kwargs)
     self._normalize = normalize
 
   def call(self, images):

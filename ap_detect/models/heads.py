@@ -60,6 +60,7 @@ def build_head(
       padding="same",
       kernel_initializer=tf.keras.initializers.RandomNormal(stddev=output_stddev),
       bias_initializer=tf.keras.initializers.Constant(output_bias),
+      dtype=tf.float32,  # the scores that are ranked, whatever the network computes in
       name=f"{name}_output",
     )
   )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -59,10 +60,12 @@ def build_retinanet(
       initializer=head_initializer,
       **options,
     )
-    flat = [
-      tf.keras.layers.Reshape((-1, outputs_per_anchor))(level) for level in levels
-    ]
-    return tf.keras.layers.Concatenate(axis=1, name=f"{options['name']}_outputs")(flat)
+    flatten = functools.partial(tf.keras.layers.Reshape, (-1, outputs_per_anchor))
+    flat = [flatten(dtype=tf.float32)(level) for level in levels]
+    join = tf.keras.layers.Concatenate(
+      axis=1, dtype=tf.float32, name=f"{options['name']}_outputs"
+    )
+    return join(flat)
 
   class_logits = head(num_classes, output_bias=heads.PRIOR_LOGIT, name="class_head")
   box_outputs = head(4, output_stddev=0.001, name="box_head")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -37,7 +38,13 @@ def make_anchors(config: config_lib.Config, image_size=None):
   )
 
 
-def build_network(config: config_lib.Config, num_classes: int, *, pretrained: bool):
+def build_network(
+  config: config_lib.Config,
+  num_classes: int,
+  *,
+  pretrained: bool,
+  precision: str = "float32",
+):
   """A config's RetinaNet.
 
   Args:
@@ -45,25 +52,40 @@ def build_network(config: config_lib.Config, num_classes: int, *, pretrained: bo
     num_classes: K.
     pretrained: whether to read model.backbone_weights; a network whose checkpoint
       follows needs none.
+    precision: what hidden layers compute in, "float32" or "bfloat16". Weights, statistics
+      of normalisation, the normalised input and the outputs are float32 in both.
 
   Returns:
     tf.keras.Model, see retinanet.build_retinanet.
   """
   model = config.model
-  backbone = backbones.build_backbone(
-    model.backbone,
-    weights=model.backbone_weights if pretrained else "",
-    frozen_levels=model.frozen_levels if model.backbone_weights else 0,
-    freeze_batch_norm=bool(model.backbone_weights),
-  )
-  return retinanet.build_retinanet(
-    backbone,
-    num_classes=num_classes,
-    anchors_per_cell=_anchors_per_cell(config),
-    fpn_channels=model.fpn_channels,
-    head_convolutions=model.head_convolutions,
-    head_initializer=model.head_initializer,
-  )
+  with _precision(precision):
+    backbone = backbones.build_backbone(
+      model.backbone,
+      weights=model.backbone_weights if pretrained else "",
+      frozen_levels=model.frozen_levels if model.backbone_weights else 0,
+      freeze_batch_norm=bool(model.backbone_weights),
+    )
+    return retinanet.build_retinanet(
+      backbone,
+      num_classes=num_classes,
+      anchors_per_cell=_anchors_per_cell(config),
+      fpn_channels=model.fpn_channels,
+      head_convolutions=model.head_convolutions,
+      head_initializer=model.head_initializer,
+    )
+
+
+@contextlib.contextmanager
+def _precision(name):
+  """Layers that are made in this context compute in a precision."""
+  mixed_precision = tf.keras.mixed_precision
+  before = mixed_precision.global_policy()
+  mixed_precision.set_global_policy("float32" if name == "float32" else f"mixed_{name}")
+  try:
+    yield
+  finally:
+    mixed_precision.set_global_policy(before)
 
 
 def level_sizes(config: config_lib.Config, image_size=None) -> list[int]:

@@ -154,7 +154,9 @@ def _build_network(config, num_classes, is_new):
     )
   # A run that goes on, or starts from another one, does not need the backbone's file.
   pretrained = is_new and not model.initial_checkpoint
-  return model_lib.build_network(config, num_classes, pretrained=pretrained)
+  return model_lib.build_network(
+    config, num_classes, pretrained=pretrained, precision=config.train.precision
+  )
 
 
 def make_optimizer(train, feed, network):
