@@ -54,11 +54,14 @@ class _File(NamedTuple):
     path: of the file.
     layout: index into _LAYOUTS, or _OTHER.
     split: the name of its split, by the file's or its folder's name.
+    is_part: whether it has the images of other splits too, which are told apart by the
+      folders of images.
   """
 
   path: str
   layout: int
   split: str
+  is_part: bool = False
 
 
 def read_coco(
@@ -79,7 +82,8 @@ def read_coco(
       annotations/instances_<split>.json or annotations/<split>.json,
       <split>/_annotations.coco.json, annotations/image_info_<split>.json, or any file
       that looks like COCO's and has the split in its name or folders; "train" finds
-      train2017 too, and the only file there is. The images are looked for in <split>,
+      train2017 too, and the only file there is. A sole file that names no split is
+      divided by the folders of its images, where these are named for splits. The images are looked for in <split>,
       images/<split> and other usual folders, whichever has most of those that the
       annotations name (those of COCO's test-dev in test's), and what is not there
       anywhere below the root by its name, however its path was written.
@@ -117,6 +121,10 @@ def read_coco(
   chosen = _choose_categories(united, class_names, source)
   entries, annotation_entries, list_faults = _choose_entries(content, image_list)
   find_image = _make_finder(listing, file, entries)
+  if file.is_part:
+    entries, annotation_entries = _take_part(
+      listing, file, entries, annotation_entries, find_image
+    )
   notes = image_files.Notes()
   annotated, faults = _read_images(entries, find_image, file.path, notes)
   class_ids = {name: number for number, name in enumerate(chosen, 1)}
@@ -152,6 +160,9 @@ def find_files(listing: Listing) -> list[_File]:
       if annotation_json.is_coco(path):
         stem = os.path.splitext(os.path.basename(path))[0]
         found.append(_File(path, _OTHER, split_names.of_path(name) or stem))
+  if len(found) == 1 and not split_names.of_path(listing.relative(found[0].path)):
+    parts = [found[0]._replace(split=s, is_part=True) for s in listing.image_splits]
+    return parts or found
   return found
 
 
@@ -320,12 +331,32 @@ def _choose_entries(content, image_list):
   names = [_image_names(item) for _, item in images]
   chosen, faults = image_lists.choose_images(image_list, names)
   taken = [entry for entry in images if entry[0] in chosen]
-  # An annotation that names no image of the file stays, to be found faulty.
-  left_out = {name for name, *_ in names} - {str(item.get("id")) for _, item in taken}
-  kept = [
+  return taken, _annotations_of(taken, images, annotations), faults
+
+
+def _annotations_of(taken, images, annotations):
+  """The annotations of some of a file's images, as a list.
+
+  One that names no image of the file stays, to be found faulty.
+  """
+  left_out = {str(item.get("id")) for _, item in images}
+  left_out -= {str(item.get("id")) for _, item in taken}
+  return [
     entry for entry in annotations if str(entry[1].get("image_id")) not in left_out
   ]
-  return taken, kept, faults
+
+
+def _take_part(listing, file, images, annotations, find_image):
+  """(images, annotations) of the split of a file that has other splits too."""
+
+  def is_of_part(entry):
+    (path,), reasons = image_files.read_parts(entry[1], [find_image])
+    # What is not there is a fault of any split.
+    is_there = not reasons and os.path.lexists(path)
+    return not is_there or listing.split_of(path) == file.split
+
+  taken = list(filter(is_of_part, images))
+  return taken, _annotations_of(taken, images, annotations)
 
 
 def _image_names(item):

@@ -14,6 +14,9 @@ from ap_detect.data.records import DataError, DetectionDataset
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
 _COLUMNS = ("filename", "class", *_CORNERS)
 
+# Of the first line; enough for any table of boxes.
+_HEADER_BYTES = 10_000
+
 
 def read_csv(
   root,
@@ -29,14 +32,15 @@ def read_csv(
   """One split of a dataset whose boxes are in CSV files.
 
   A file has a line for each object, with at least the columns filename, class, xmin, ymin,
-  xmax and ymax (plain coordinates in pixels); width and height, where they are there, are
+  xmax and ymax, in any order and case (plain coordinates in pixels); width and height, where they are there, are
   checked against the image. The images are looked for by their names, wherever they lie
   below the root. A line with no class and no box is an image without objects.
 
   Args:
     root: folder of the dataset. Faults name files relative to it.
     split: the file has it in its name or its folder's, as train_labels.csv has; see
-      split_names.choose for others of the same meaning.
+      split_names.choose for others of the same meaning. A sole file without one is
+      divided by the folders of its images, where these are named for splits.
     image_list: path of a text file that names the images to take out of the split, one
       file name or stem a line. None takes all.
     class_names: names of classes 1..K; any other is then a fault. None takes those of
@@ -58,7 +62,9 @@ def read_csv(
   """
   listing = listing or Listing(root)
   files = find_files(listing)
-  path = _choose_file(listing, files, split)
+  name = _choose_split(listing, files, split)
+  path = files[name]
+  is_divided = path in [other for key, other in files.items() if key != name]
   source = listing.relative(path)
   rows = {file: _read_rows(listing, file) for file in files.values()}
   if class_names is None:
@@ -73,8 +79,10 @@ def read_csv(
     by_image, faults = _choose_images(by_image, image_list)
   annotated = []
   by_path: dict[str | None, image_files.AnnotatedImage] = {}
-  for name, lines in by_image.items():
-    image, reasons = _read_image(listing, path, name, lines, class_ids)
+  for file_name, lines in by_image.items():
+    image, reasons = _read_image(listing, path, file_name, lines, class_ids)
+    if is_divided and image.path and listing.split_of(image.path) != name:
+      continue
     faults += [f"{source}: {reason}" for reason in reasons]
     # Its name may be written in several ways.
     first = by_path.setdefault(image.path, image) if image.path else image
@@ -103,21 +111,41 @@ def find_files(listing: Listing) -> dict[str, str]:
 
   The name is of the file or its folder, or else the file's stem.
   """
-  found: dict[str, str] = {}
+  by_split: dict[str, list[str]] = {}
   for path in listing.annotation_files(".csv"):
     if set(_COLUMNS) <= set(_read_header(path)):
-      name = listing.relative(path)
-      stem = os.path.splitext(name)[0]
-      split = split_names.of_path(name)
-      found[stem if not split or split in found else split] = path
-  return found
+      split = split_names.of_path(listing.relative(path))
+      by_split.setdefault(split, []).append(path)
+  if len(by_split.get("", [])) == len(by_split) == 1 and listing.image_splits:
+    return dict.fromkeys(listing.image_splits, by_split[""][0])
+  return {
+    split
+    if split and len(paths) == 1
+    else os.path.splitext(listing.relative(path))[0]: path
+    for split, paths in by_split.items()
+    for path in paths
+  }
 
 
-def _choose_file(listing, files, split):
+def describe_others(listing: Listing) -> list[str]:
+  """A line for each CSV file that has some of the columns, but not all."""
+  lines = []
+  for path in listing.annotation_files(".csv"):
+    header = _read_header(path)
+    lacking = [name for name in _COLUMNS if name not in header]
+    if 0 < len(lacking) < len(_COLUMNS):
+      lines.append(
+        f"{listing.relative(path)}: has the columns {', '.join(header)}, but lacks "
+        f"{', '.join(lacking)}"
+      )
+  return lines
+
+
+def _choose_split(listing, files, split):
   names = split_names.choose(files, split, sole=True)
   if len(names) == 1:
-    return files[names[0]]
-  there = ", ".join(map(listing.relative, files.values())) or "none"
+    return names[0]
+  there = ", ".join(map(listing.relative, dict.fromkeys(files.values()))) or "none"
   problem = "could be any of several" if names else "is none of them"
   raise DataError(
     [
@@ -129,19 +157,29 @@ def _choose_file(listing, files, split):
 
 
 def _read_header(path):
+  """Names of the columns, in lower case."""
   try:
     with open(path, "rb") as file:
-      line = text_files.decode(file.readline())
-  except (OSError, ValueError):
+      line = text_files.decode(file.readline(_HEADER_BYTES))
+    cells = next(csv.reader([line], delimiter=_delimiter(line)), [])
+    return [name.strip().lower() for name in cells]
+  except (OSError, ValueError, csv.Error):
     return []
-  return [name.strip() for name in next(csv.reader([line]), [])]
+
+
+def _delimiter(line):
+  """What stands between columns: some countries' spreadsheets write semicolons."""
+  return max(",;\t", key=line.count)
 
 
 def _read_rows(listing, path):
   """List of (line, dict of a column to its text)."""
   try:
-    reader = csv.reader(io.StringIO(text_files.read(path), newline=""))
-    header = [name.strip() for name in next(reader)]
+    text = text_files.read(path)
+    first = text.partition("\n")[0]
+    file = io.StringIO(text, newline="")
+    reader = csv.reader(file, delimiter=_delimiter(first))
+    header = [name.strip().lower() for name in next(reader)]
     return [
       (reader.line_num, dict(zip(header, (text.strip() for text in row))))
       for row in reader

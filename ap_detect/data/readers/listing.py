@@ -129,6 +129,21 @@ class Listing:
     )
 
   @functools.cached_property
+  def image_splits(self) -> list[str]:
+    """Splits that the images' folders are named for, "" for none, where these matter.
+
+    They are what one file of annotations for all images is divided by; empty where all
+    may be trained on.
+    """
+    firsts = {os.path.dirname(image): image for image in self.images}
+    found = dict.fromkeys(map(self.split_of, firsts.values()))
+    return list(found) if len(found) > 1 and {"val", "test"} & set(found) else []
+
+  def split_of(self, image: str) -> str:
+    """The split that an image's folders are named for; "" for none."""
+    return split_names.of_folders(self.relative(image))
+
+  @functools.cached_property
   def _by_ending(self) -> dict[str, list[str]]:
     by_ending: dict[str, list[str]] = collections.defaultdict(list)
     for path in self._files:
@@ -193,7 +208,7 @@ class Listing:
     near_folders = near.lower().split(os.sep)[:-1]
     return (
       _count_equal(reversed(folders_named), reversed(own)),
-      split_names.of_folders(self.relative(path)) == split_names.of_path(near),
+      self.split_of(path) == split_names.of_path(near),
       not any(map(_MASK_NAMES.fullmatch, own)),
       _count_equal(near.lower().split(os.sep), own),
       own == near_folders,

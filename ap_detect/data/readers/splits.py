@@ -384,7 +384,11 @@ def _find_format(listing, data_format):
   if voc_folders:
     return "voc"  # of images without annotations
   raise DataError(
-    [_describe_nothing(listing), *yolo.describe_damaged(listing)],
+    [
+      _describe_nothing(listing),
+      *yolo.describe_damaged(listing),
+      *csv_boxes.describe_others(listing),
+    ],
     _advise_on_nothing(listing),
   )
 

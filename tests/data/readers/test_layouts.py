@@ -440,6 +440,25 @@ class TestCoco:
     ]
     assert ids(read_split(root, "train", skip_faulty=True, holdout_share=0)) == [2]
 
+  def test_one_file_for_the_images_of_all_splits(self, put):
+    put("train/a.jpg", "train/b.jpg", "train/c.jpg", "test/d.jpg", "test/e.jpg")
+    content = json.loads(coco_json("gone.jpg"))
+    for number, name in enumerate(("a", "b", "c", "test/d"), 2):
+      content["images"].append({"id": number, "file_name": f"{name}.jpg"})
+      content["annotations"].append(
+        {"id": number, "image_id": number, "category_id": 1, "bbox": [2, 3, 10, 7]}
+      )
+    del content["images"][0], content["annotations"][0]
+    root = put("annotations.json", content=json.dumps(content))
+    train, val = (ids(read_split(root, split)) for split in ("train", "val"))
+    assert sorted(train + val) == [2, 3, 4] and len(val) == 1
+    assert ids(read_split(root, "test")) == [5]
+    content["images"][0]["file_name"] = "gone.jpg"
+    put("annotations.json", content=json.dumps(content))
+    for split in ("train", "test"):
+      with pytest.raises(DataError, match=r"gone\.jpg: there is no such file"):
+        read_split(root, split)
+
   def test_captions_and_key_points_are_not_meant(self, put):
     put("val2017/im1.jpg")
     for kind in ("captions", "person_keypoints"):
@@ -803,6 +822,38 @@ class TestCsv:
     assert data.records[0].boxes.tolist() == [BOX, BOX]
     assert ids(read_split(root, "test")) == ["b.jpg"]
     assert ids(read_split(root, "val")) == ["c.jpg"]
+
+  def test_one_table_for_the_images_of_all_splits(self, put):
+    put("train/a.jpg", "train/b.jpg", "train/c.jpg", "test/d.jpg", "test/e.jpg")
+    names = ("a.jpg", "train/b.jpg", "c.jpg", "d.jpg")
+    rows = [(name, 30, 20, "cat", 2, 3, 12, 10) for name in names]
+    root = self.table(put, "boxes.csv", *rows)
+    train, val = (ids(read_split(root, split)) for split in ("train", "val"))
+    assert sorted(train + val) == sorted(names[:3]) and len(val) == 1
+    check_one(read_split(root, "test"), "d.jpg")
+
+  def test_two_tables_of_a_split(self, put, faults_of):
+    put("a.jpg")
+    row = ("a.jpg", 30, 20, "cat", 2, 3, 12, 10)
+    self.table(put, "train_labels.csv", row)
+    root = self.table(put, "train_more.csv", row)
+    (fault,) = faults_of(read_split, root, "train")
+    assert fault.endswith("the split 'train' could be any of several")
+    check_one(read_split(root, "train", annotations="train_more.csv"), "a.jpg")
+
+  @pytest.mark.parametrize("mark", [",", ";", "\t"])
+  def test_headers(self, put, mark):
+    put("a.jpg")
+    text = 'Class,XMin,YMin,XMax,YMax,Filename\r\n"cat",2,3,12,10,a.jpg\r\n'
+    root = put("boxes.csv", content=("\ufeff" + text.replace(",", mark)).encode())
+    check_one(read_split(root, "train"), "a.jpg")
+
+  def test_what_a_table_lacks_is_said(self, put, faults_of):
+    put("a.jpg")
+    root = put("train.csv", content="image,xmin,ymin,xmax,ymax\na.jpg,2,3,12,10\n")
+    assert faults_of(read_split, root, "train")[1] == (
+      "train.csv: has the columns image, xmin, ymin, xmax, ymax, but lacks filename, class"
+    )
 
   def test_an_image_named_in_several_ways(self, put):
     put("images/a.jpg")
