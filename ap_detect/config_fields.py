@@ -19,7 +19,7 @@ from ap_detect.config_rules import (
   positive,
 )
 
-DATA_FORMATS = ("auto", "voc", "coco", "yolo", "csv", "tfrecord", "shapes")
+DATA_FORMATS = ("auto", "voc", "coco", "yolo", "csv", "cvat", "tfrecord", "shapes")
 AUGMENTATIONS = ("zoom", "ssd")
 BOX_LOSSES = ("smooth_l1", "l1", "giou")
 BOX_LOSS_NORMALIZERS = ("replica", "global")
@@ -140,7 +140,8 @@ class DataConfig:
   format: str = field(
     "auto",
     "Format of the dataset. 'auto' detects it from the folder; 'voc' are XML files, with "
-    "or without VOC's lists of splits; 'tfrecord' is what write_tfrecords writes; "
+    "or without VOC's lists of splits; 'cvat' is CVAT's own XML file for images; "
+    "'tfrecord' is what write_tfrecords writes; "
     "'shapes' are synthetic images.",
     one_of(DATA_FORMATS),
   )

@@ -221,7 +221,7 @@ def _images_alone(listing, path, rows, annotated):
 def _read_image(listing, path, name, lines, class_ids):
   """(image_files.AnnotatedImage, reasons of its faults)."""
   parts, reasons = image_files.read_parts(
-    lines[0][1], [lambda row: _find_image(listing, path, name), _read_size]
+    lines[0][1], [lambda _: listing.need_image(name, near=path), _read_size]
   )
   first = f"line {lines[0][0]}"
   reasons = [f"{first} {reason}" for reason in reasons]
@@ -240,16 +240,6 @@ def _read_image(listing, path, name, lines, class_ids):
       image_files.AnnotatedObject(label, box, class_id, False, faulty=bool(faults))
     )
   return image, reasons
-
-
-def _find_image(listing, path, name):
-  found = listing.find_image(name, near=path)
-  if found is None:
-    raise ValueError(
-      f"names {name!r}: no image below {listing.root} has this name, or several have, in "
-      "no nearer folder; data.images names the folder of the images"
-    )
-  return found
 
 
 def _read_size(row):

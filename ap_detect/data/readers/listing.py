@@ -202,6 +202,16 @@ class Listing:
       found = [path for path, score in zip(found, scores) if score == max(scores)]
     return self.check_inside(found[0]) if len(found) == 1 else None
 
+  def need_image(self, name: str, near: str) -> str:
+    """As `find_image`; ValueError with the reason where it finds none."""
+    found = self.find_image(name, near=near)
+    if found is None:
+      raise ValueError(
+        f"names {name!r}: no image below {self.root} has this name, or several have, in "
+        "no nearer folder; data.images names the folder of the images"
+      )
+    return found
+
   def _nearness(self, path, folders_named, near):
     own = self.relative(path).lower().split(os.sep)[:-1]
     near = self.relative(near) if near else ""

@@ -21,6 +21,7 @@ from ap_detect.data import encoded
 from ap_detect.data.readers import (
   coco,
   csv_boxes,
+  cvat,
   folders,
   split_names,
   tfrecords,
@@ -37,6 +38,7 @@ _READERS = {
   "coco": coco.read_coco,
   "yolo": yolo.read_yolo,
   "csv": csv_boxes.read_csv,
+  "cvat": cvat.read_cvat,
 }
 
 # Of the formats that tell images without annotation from those that are not meant.
@@ -47,6 +49,7 @@ _LAYOUTS = (
   "COCO: a JSON file with lists of images, annotations and categories",
   "YOLO: data.yaml, or classes.txt beside text files of boxes",
   "CSV: the columns filename, class, xmin, ymin, xmax and ymax",
+  "CVAT: its XML file for images, version 1.1",
   "TFRecord: <split>-*-of-*.tfrecord, as `ap_detect write_tfrecords` writes them",
 )
 
@@ -82,14 +85,14 @@ def read_split(
 
   Args:
     root: folder of the data, in any layout that the readers have (read_voc, read_coco,
-      read_yolo, read_csv, read_tfrecords).
+      read_yolo, read_csv, read_cvat, read_tfrecords).
     split: parts joined by "+", each [folder/]split[@list]: a folder below root that the
       split is looked for in, and a text file, relative to root or absolute, that names
       the images to take (see image_lists.choose_images). A split whose own name has
       these characters is read too, but by itself: where there is one of the whole name,
       that is meant.
-    data_format: "voc", "coco", "yolo", "csv", "tfrecord", or "auto": what each part's
-      folder has.
+    data_format: "voc", "coco", "yolo", "csv", "cvat", "tfrecord", or "auto": what each
+      part's folder has.
     annotations: file or folder that annotations are looked for in, relative to root or
       absolute, with {split} for the split's name; "" for anywhere below root.
     images: folder that images are looked for in, likewise.
@@ -366,6 +369,7 @@ def _find_format(listing, data_format):
     "coco": [file.path for file in coco.find_files(listing)],
     "yolo": [source.path for source in sources if source.says_splits],
     "csv": list(csv_boxes.find_files(listing).values()),
+    "cvat": cvat.find_files(listing),
     "tfrecord": folders.find_shards(listing.root),
   }
   formats = [name for name, paths in found.items() if paths]
@@ -430,6 +434,8 @@ def _names_of(listing, data_format):
     names = [name for source in yolo.find_sources(listing) for name in source.images]
   elif data_format == "csv":
     names = list(csv_boxes.find_files(listing))
+  elif data_format == "cvat":
+    names = cvat.find_splits(listing)
   else:
     names = tfrecords.find_splits(listing.root)
   return list(dict.fromkeys(names))

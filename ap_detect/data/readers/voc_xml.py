@@ -18,17 +18,20 @@ _HEAD_BYTES = 4096
 
 _DECLARATION = re.compile(r"<\?xml\b[^>]*?\?>")
 _ENCODING = re.compile(rb"""<\?xml\b[^>]*?\bencoding\s*=\s*["']([\w.:-]+)["']""")
-_ROOT = re.compile(r"<(?:[\w.-]+:)?annotation[\s/>]", re.IGNORECASE)
+# What may come before the name of the root element, and after it.
+_BEFORE_ROOT, _AFTER_ROOT = r"<(?:[\w.-]+:)?", r"[\s/>]"
 
 _DIFFICULT = {"": False, "0": False, "false": False, "1": True, "true": True}
 
 
-def is_annotation(path: str) -> bool:
-  """Whether a file begins like an annotation, without parsing it."""
+def is_annotation(path: str, root: str = "annotation") -> bool:
+  """Whether a file begins like an annotation with this root element; not parsed."""
+  pattern = f"{_BEFORE_ROOT}{root}{_AFTER_ROOT}"
   try:
     with open(path, "rb") as file:
       head = file.read(_HEAD_BYTES)
-    return bool(_ROOT.search(text_files.decode(head, "latin-1")))
+    text = text_files.decode(head, "latin-1")
+    return bool(re.search(pattern, text, re.IGNORECASE))
   except (OSError, ValueError):
     return False
 
@@ -42,7 +45,7 @@ def is_empty(path: str) -> bool:
     return False
 
 
-def parse(path):
+def parse(path, root="annotation"):
   """Root element of an annotation file, its tags without namespaces.
 
   Its encoding is the declared one, whatever Python knows; white space may come before
@@ -69,8 +72,8 @@ def parse(path):
     raise ValueError(f"is not well-formed XML: {error}") from error
   for element in annotation.iter():
     element.tag = str(element.tag).rpartition("}")[2]
-  if annotation.tag != "annotation":
-    raise ValueError(f"is a <{annotation.tag}>, not a VOC <annotation>")
+  if annotation.tag != root:
+    raise ValueError(f"is a <{annotation.tag}>, not an <{root}>")
   return annotation
 
 

@@ -173,7 +173,7 @@ FILE_FAULTS = {
   "missing": (None, "there is no such file"),
   "malformed": ("<annotation><object></annotation>", "is not well-formed XML: ..."),
   "empty": ("", "is not well-formed XML: ..."),
-  "other XML": ("<html/>", "is a <html>, not a VOC <annotation>"),
+  "other XML": ("<html/>", "is a <html>, not an <annotation>"),
   "unknown encoding": (
     '<?xml version="1.0" encoding="klingon"?><annotation/>',
     "is not well-formed XML: ...",
