@@ -7,6 +7,12 @@ from setuptools import find_packages, setup
 ADDONS_STACK = "python_version < '3.12'"
 NEWEST_STACK = "python_version >= '3.12'"
 
+# The messages of export/client_grpc.py; each version asks for its TensorFlow, or newer.
+SERVING = [
+  f"tensorflow-serving-api==2.15.1; {ADDONS_STACK}",
+  f"tensorflow-serving-api>=2.16,<2.22; {NEWEST_STACK}",
+]
+
 setup(
   name="ap_detect",
   version="0.1.0",
@@ -44,8 +50,10 @@ setup(
       f"tensorflow[and-cuda]==2.15.1; {ADDONS_STACK}",
       f"tensorflow[and-cuda]>=2.16,<2.22; {NEWEST_STACK}",
     ],
+    "serving": SERVING,
     "test": [
       *("pytest", "pytest-xdist", "hypothesis"),
+      *SERVING,
       # For examples/kerashub_retinanet.py, which runs on Keras 3.
       f"keras-hub>=0.26; {NEWEST_STACK}",
     ],

@@ -70,7 +70,7 @@ of `assets/labels.txt`, from 1), `detection_names`, `num_detections`, and `valid
 false for what is no image, is a GIF, or has too many pixels.
 
 ```
-printf '{{"signature_name": "image_bytes", "instances": [{{"image_bytes": {{"b64": "%s"}}}}]}}' \
+printf '{{"signature_name": "image_bytes", "instances": [{{"image_bytes": {{"b64": "%s"}}}}]}}' \\
   "$(base64 -w0 photo.jpg)" | curl -d @- http://localhost:8501/v1/models/{name}:predict
 ```
 """
