@@ -56,8 +56,8 @@ def test_table_and_json(tmp_path):
 
 
 @functools.lru_cache
-def number_of_loops(form):
-  """In AP-loss at the size of `run`, as it is lowered here."""
+def numbers(form):
+  """Of loops and of parameters in AP-loss at the size of `run`, as lowered here."""
 
   def compute(logits, labels):
     return losses.ap_loss_and_gradient(logits, labels, form=form)
@@ -66,7 +66,8 @@ def number_of_loops(form):
   lower = function.experimental_get_compiler_ir(
     tf.zeros([100, 80]), tf.zeros([100], tf.int32)
   )
-  return len(re.findall(r" while\(", lower(stage="hlo")))
+  text = lower(stage="hlo")
+  return text.count(" while("), text.count(" parameter(")
 
 
 @pytest.mark.parametrize("form", ["cpu", "gpu"])
@@ -76,9 +77,10 @@ def test_hlo_is_of_the_form_asked_for(form, tmp_path):
   assert path.name == "ap_loss-8k.hlo"
 
   # In the serialized form, an instruction's opcode is its second field.
-  number = path.read_bytes().count(b"\x12\x05while")
-  assert number == number_of_loops(form)
-  assert number_of_loops("cpu") != number_of_loops("gpu")
+  module = path.read_bytes()
+  found = module.count(b"\x12\x05while"), module.count(b"\x12\x09parameter")
+  assert found == numbers(form)
+  assert numbers("cpu") != numbers("gpu")
 
 
 @pytest.mark.slow
