@@ -60,8 +60,9 @@ tensorflow_model_server --port=8500 --rest_api_port=8501 \\
 | `serving_default` | `inputs`: uint8 [B, H, W, 3], RGB | only if all images have one size |
 | `raw` | `inputs`: float32 of the network's size, RGB 0..255 | yes |
 
-With batching, requests whose pixels have different sizes fail together. Leave
-`pad_variable_length_inputs` off: padded images give wrong boxes.
+With batching, a request has at most {max_batch_size} images, and requests whose pixels have
+different sizes fail together. Leave `pad_variable_length_inputs` off: padded images give
+wrong boxes.
 
 Outputs (`raw` has `boxes` and `logits` of all anchors instead): `detection_boxes` [ymin,
 xmin, ymax, xmax] from 0 to 1, `detection_scores` (the precision to expect, where
@@ -91,7 +92,7 @@ def write(export_dir, model_name, batch_sizes):
       allowed_batch_sizes="\n".join(f"allowed_batch_sizes: {n}" for n in batch_sizes),
     ),
     "models.config": _MODELS.format(name=model_name),
-    "README.md": _README.format(name=model_name),
+    "README.md": _README.format(name=model_name, max_batch_size=batch_sizes[-1]),
   }
   for name, text in texts.items():
     files.write_text(os.path.join(export_dir, name), text)
