@@ -7,6 +7,7 @@ neither the options of reading nor the code that reads have changed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -118,30 +119,33 @@ def fingerprint(paths: Sequence[str], *, but: str = "") -> str:
     but: a folder to leave out.
   """
   digest = hashlib.sha256()
-  entered = {os.path.realpath(but)} if but else set()
-  for path in paths:
-    for line in _list_files(path, entered):
-      digest.update(os.fsencode(line) + b"\0")
+  for line in _list_files(paths, but):
+    digest.update(os.fsencode(line) + b"\0")
   return digest.hexdigest()
 
 
-def _list_files(path: str, entered: set[str]) -> Iterator[str]:
-  """A line for each file; folders in `entered` are passed over, as all are once seen."""
-  try:
-    status = os.stat(path)
-    if not stat.S_ISDIR(status.st_mode):
-      yield f"{path} {status.st_size} {status.st_mtime_ns}"
-      return
-    real = os.path.realpath(path)
-    if real in entered:
-      return
-    entered.add(real)
-    names = sorted(os.listdir(path))
-  except OSError as error:  # which may be another one the next time
-    yield f"{path} {error.errno}"
-    return
-  for name in names:
-    yield from _list_files(os.path.join(path, name), entered)
+def _list_files(paths: Sequence[str], but: str) -> Iterator[str]:
+  """A line for each file; a folder's once, however many links lead to it."""
+  entered = set()
+  with contextlib.suppress(OSError):
+    entered.add(_identify(os.stat(but)))
+  pending = list(reversed(paths))
+  while pending:
+    path = pending.pop()
+    try:
+      status = os.stat(path)
+      if not stat.S_ISDIR(status.st_mode):
+        yield f"{path} {status.st_size} {status.st_mtime_ns}"
+      elif _identify(status) not in entered:
+        entered.add(_identify(status))
+        names = sorted(os.listdir(path), reverse=True)
+        pending += [os.path.join(path, name) for name in names]
+    except OSError as error:  # which may be another one the next time
+      yield f"{path} {error.errno}"
+
+
+def _identify(status: os.stat_result) -> tuple[int, int]:
+  return status.st_dev, status.st_ino
 
 
 @functools.cache

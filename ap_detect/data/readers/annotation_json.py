@@ -102,7 +102,7 @@ def _decode_list(content, start):
     text = content[start : start + length].decode("utf-8", errors="replace")
     try:
       return json.JSONDecoder().raw_decode(text)[0]
-    except ValueError:
+    except (ValueError, RecursionError):
       if start + length >= len(content):
         return None
       length *= 4

@@ -574,10 +574,8 @@ def _box_of_mask(segmentation):
   """(ymin, xmin, ymax, xmax) of polygons or a run-length code; None where it is empty."""
   if isinstance(segmentation, dict):
     try:
-      if isinstance(segmentation["counts"], list):
-        segmentation = coco_mask.frPyObjects(segmentation, *segmentation["size"])
-      x, y, width, height = coco_mask.toBbox(segmentation).tolist()
-    except (KeyError, TypeError, ValueError) as error:
+      x, y, width, height = coco_mask.toBbox(_to_mask(segmentation)).tolist()
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
       raise ValueError(f"has a mask that cannot be read: {error}") from error
     return (y, x, y + height, x + width) if width and height else None
   polygons = segmentation if isinstance(segmentation, list) else []
@@ -586,6 +584,30 @@ def _box_of_mask(segmentation):
   values = [value for polygon in polygons for value in _coordinates(polygon)]
   xs, ys = values[0::2], values[1::2]
   return (min(ys), min(xs), max(ys), max(xs)) if values else None
+
+
+def _to_mask(segmentation):
+  """A mask as pycocotools takes it, which divides by a height of 0 and reads past ends.
+
+  Raises:
+    KeyError, TypeError, ValueError, OverflowError: it is none.
+  """
+  height, width = (int(side) for side in segmentation["size"])
+  if image_files.annotated_size(height, width) is None:
+    raise ValueError("its image has no size")
+  counts = segmentation["counts"]
+  if isinstance(counts, list):
+    counts = [int(count) for count in counts]
+    if min(counts, default=0) < 0 or sum(counts) > height * width:
+      raise ValueError("its runs are no mask of that size")
+    return coco_mask.frPyObjects(
+      {"counts": counts, "size": [height, width]}, height, width
+    )
+  # Characters of six bits from "0" on; the sixth says that more follow.
+  codes = [ord(character) - 48 for character in counts]
+  if not all(0 <= code < 64 for code in codes) or (codes and codes[-1] & 32):
+    raise ValueError("its runs are cut off, or not of COCO's characters")
+  return {"counts": counts, "size": [height, width]}
 
 
 def _coordinates(polygon):

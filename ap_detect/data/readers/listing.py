@@ -53,7 +53,7 @@ class Listing:
     self._tops = [os.path.realpath(self.root)]
     self.images_only = self._join(images)
     self.annotations_only = self._join(annotations)
-    self._entered: set[str] = set()
+    self._entered: set[tuple[int, int]] = set()
     self._files = list(self._walk(self.root))
     for path in (self.images_only, self.annotations_only):
       if not path:
@@ -68,27 +68,39 @@ class Listing:
     return os.path.normpath(os.path.join(self.root, path)) if path else ""
 
   def _walk(self, top):
-    real = os.path.realpath(top)
-    if real in self._entered:
-      return
-    self._entered.add(real)
-    try:
-      with os.scandir(top) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-        kinds = [(entry, entry.is_dir()) for entry in found]
-    except OSError:
-      self.unreadable.append(top)
-      return
-    for entry, is_folder in kinds:
-      if entry.name.startswith((".", "__MACOSX")):
+    """Paths of the files below a folder, those of a folder together."""
+    pending = [top]
+    while pending:
+      folder = pending.pop()
+      try:
+        status = os.stat(folder)
+        with os.scandir(folder) as entries:
+          found = sorted(entries, key=lambda entry: entry.name)
+          kinds = [(entry, entry.is_dir()) for entry in found]
+      except OSError:
+        self.unreadable.append(folder)
         continue
-      if not is_folder:
-        yield entry.path
-      elif not entry.is_symlink():
-        yield from self._walk(entry.path)
-      elif _PART_NAMES.fullmatch(entry.name) or split_names.of_folder(entry.name):
-        self._tops.append(os.path.realpath(entry.path))
-        yield from self._walk(entry.path)
+      # However many links lead to it, a folder is entered once.
+      if (status.st_dev, status.st_ino) in self._entered:
+        continue
+      self._entered.add((status.st_dev, status.st_ino))
+      folders_below = []
+      for entry, is_folder in kinds:
+        if entry.name.startswith((".", "__MACOSX")):
+          continue
+        if is_folder:
+          if not entry.is_symlink():
+            folders_below.append(entry.path)
+          elif _PART_NAMES.fullmatch(entry.name) or split_names.of_folder(entry.name):
+            target = os.path.realpath(entry.path)
+            # Above the root lies what is not of this dataset, or the whole disk.
+            if not is_below(self._tops[0], target):
+              self._tops.append(target)
+              folders_below.append(entry.path)
+        # Reading a pipe would wait for ever. A link to nothing is a missing file.
+        elif entry.is_file() or not os.path.exists(entry.path):
+          yield entry.path
+      pending += reversed(folders_below)
 
   def files(self, *endings: str) -> list[str]:
     """Paths of the files with one of the endings, whatever their case."""

@@ -181,7 +181,7 @@ def _source_of_splits(listing, path):
 
 def _source_of_names(listing, path):
   """[Source] of a list of classes below whose folder images have text files."""
-  names = _number_lines(path)
+  names = _number_lines(listing, path)
   top, labels = os.path.dirname(path), _Labels(listing)
   # Label tools write the list into the folder of the text files.
   if os.path.basename(top).lower() == "labels":
@@ -204,17 +204,17 @@ def _find_lists(listing, top):
   images = {}
   for split in _SPLITS:
     path = listing.find(os.path.join(top, f"{split}.txt"))
-    first = next(iter(_number_lines(path).values()), "") if path else ""
+    first = next(iter(_number_lines(listing, path).values()), "") if path else ""
     # It might be the boxes of an image that is called so.
     if first and listing.find_image(first, near=path):
       images[split] = _read_list(listing, path)
   return images
 
 
-def _number_lines(path):
+def _number_lines(listing, path):
   """Dict of a line's number, from 0, to its text, of those that are not empty."""
   try:
-    lines = map(str.strip, text_files.read(path).splitlines())
+    lines = map(str.strip, text_files.read(listing.check_inside(path)).splitlines())
   except (OSError, ValueError):
     return {}
   return {number: line for number, line in enumerate(lines) if line}
@@ -290,14 +290,16 @@ def _load_darknet(listing, path) -> dict[str, Any]:
   """What darknet's obj.data has, as `_load` gives it; empty for any other file."""
   if os.path.getsize(path) > _DARKNET_BYTES:
     return {}
-  lines = (line.partition("=") for line in _number_lines(path).values())
+  lines = (line.partition("=") for line in _number_lines(listing, path).values())
   content: dict[str, Any] = {key.strip(): value.strip() for key, _, value in lines}
   place = _locate(listing, os.path.dirname(path), "", content.get("names", ""))
   if place is None or not os.path.isfile(place):
     return {}
   return {
     **content,
-    "names": {str(number): name for number, name in _number_lines(place).items()},
+    "names": {
+      str(number): name for number, name in _number_lines(listing, place).items()
+    },
   }
 
 
@@ -341,7 +343,7 @@ def _find_images(listing, source, content, split):
 def _read_list(listing, path):
   """Images that a text file names, by paths relative to it or of another machine."""
   try:
-    lines = text_files.read(path).splitlines()
+    lines = text_files.read(listing.check_inside(path)).splitlines()
   except (OSError, ValueError) as error:
     raise DataError([f"{listing.relative(path)}: cannot be read: {error}"]) from error
   paths = []

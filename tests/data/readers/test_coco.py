@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -302,6 +303,44 @@ def test_what_tools_write(coco, kind):
   assert record.ignored.tolist() == [False, True]
   assert record.areas.tolist() == [33.5, 200]
   assert len(data.notes) == (kind in ("no annotation id", "annotation id twice"))
+
+
+@pytest.mark.parametrize(
+  "mask",
+  [
+    {
+      "size": [0, 0],
+      "counts": [1, 2],
+    },  # pycocotools divides by it, and ends the process
+    {"size": [0, 30], "counts": "52203"},
+    {"size": [2**40, 2**40], "counts": [1, 2]},
+    {"size": [20, 30], "counts": [-5, 10]},
+    {"size": [20, 30], "counts": [1, 10**9]},
+    {"size": [20, 30], "counts": [float("inf")]},
+    {"size": [20, 30], "counts": "o" * 1000},
+    {"size": [20, 30], "counts": "\ud800"},
+    {"size": [20, 30], "counts": 7},
+    {"size": [20, 30], "counts": None},
+    {"size": [20], "counts": [3, 4]},
+    {"size": None, "counts": [3, 4]},
+    {"counts": [3, 4]},
+  ],
+)
+def test_masks_that_are_none(coco, faults_of, mask):
+  coco.content["annotations"][1].update(bbox=None, segmentation=mask)
+  coco.save()
+  (fault,) = faults_of(read_coco, coco.root, "val")
+  assert fault.startswith(f"{SOURCE}: annotation 71 has a mask that cannot be read: ")
+
+
+def test_compressed_masks(coco):
+  pixels = np.zeros([20, 30], np.uint8, order="F")
+  pixels[6:, 5:30] = 1
+  mask = coco_mask.encode(pixels)
+  mask["counts"] = mask["counts"].decode()
+  coco.content["annotations"][1].update(bbox=None, segmentation=mask)
+  coco.save()
+  assert read_coco(coco.root, "val").records[0].boxes[1].tolist() == [6, 5, 20, 30]
 
 
 @pytest.mark.parametrize("bbox", [[], [0, 0, 0, 0]])

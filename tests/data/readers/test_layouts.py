@@ -4,6 +4,8 @@ import csv
 import functools
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from ap_detect import data as data_lib
 from ap_detect.data.readers import split_names, splits
 from ap_detect.data.records import DataError
+from ap_detect.runs import memory
 
 # Decoding the images is tested elsewhere.
 read_split = functools.partial(data_lib.read_split, check_images=False)
@@ -711,6 +714,17 @@ class TestYolo:
       "test; train is '/x/tr', which has no image there"
     )
 
+  @pytest.mark.parametrize("kind", ["train.txt", "classes.txt"])
+  def test_lists_that_are_links_lead_nowhere(self, put, faults_of, tmp_path, kind):
+    secret = tmp_path / "secret"
+    secret.write_text("cat\nsecret\n")
+    self.put_boxes(put, "a")
+    root = put("data.yaml", content=f"train: {kind}\nnames: [cat]\n")
+    if kind == "classes.txt":
+      (root / "data.yaml").unlink()
+    (root / kind).symlink_to(secret)
+    assert "secret\n" not in "\n".join(faults_of(read_split, root, "train"))
+
   @pytest.mark.parametrize("field", ["names", "train", "path", "val"])
   def test_aliases_are_not_written_out(self, put, faults_of, field):
     """A billion laughs; the names of objects of Python make none."""
@@ -1073,7 +1087,30 @@ class TestFolders:
     (root / "backup").symlink_to("/")
     (root / "images").symlink_to(tmp_path / "disk")
     (root / "train").symlink_to(root)  # a loop
+    (root / "data").symlink_to("/")
     check_one(read_split(root, "train"), "a")
+
+  def test_pipes_are_no_files(self, put, put_xml):
+    put("images/a.jpg")
+    root = put_xml("annotations/a.xml")
+    for name in ("a.json", "b.yaml", "c.xml", "d.csv", "obj.data", "images/a.png"):
+      os.mkfifo(root / name)
+    (root / "classes.txt").symlink_to(root / "a.json")
+    check_one(read_split(root, "train"), "a")
+
+  def test_folders_in_folders(self, put, put_xml, monkeypatch):
+    """Deeper than Python calls functions."""
+    put("a.jpg")
+    root = put_xml("a.xml")
+    monkeypatch.chdir(root)
+    limit = sys.getrecursionlimit()
+    for _ in range(limit):
+      os.mkdir("d")
+      os.chdir("d")
+    check_one(read_split(root, "train"), "a")
+    os.chdir(root)
+    assert len(memory.fingerprint([str(root)])) == 64
+    subprocess.run(["rm", "-r", str(root / "d")], check=True)  # pytest cannot
 
   def test_hidden_files_are_passed_over(self, put, put_xml):
     put("a.jpg", "__MACOSX/a.jpg")
