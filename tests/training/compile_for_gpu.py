@@ -19,7 +19,8 @@ is printed is a JSON object:
                      branch: the kernels that run, those of a loop of known length as
                      often as it goes round; and the loops of unknown length
   library_calls      {name: number} of the calls of libraries, cuDNN's convolutions say
-  largest_float64    elements of the largest float64 array
+  largest_float64    elements of the largest float64 array in memory: what a kernel has
+                     inside it takes none
   float_scatter      largest number of floats that one scatter adds or writes
   float32_guards     [float32 subtractions that lead, within its kernel, to a comparison
                      of a float32 with 0] of every such comparison that has any
@@ -188,6 +189,15 @@ def _inner(lines):
   return _INNER.findall("\n".join(lines))
 
 
+def text_outside_kernels(text):
+  """Lines of an optimised module's text but those of what kernels compute."""
+  computations, _ = read_computations(text)
+  inner = {name for lines in computations.values() for name in _inner(lines)}
+  return "\n".join(
+    line for name, lines in computations.items() if name not in inner for line in lines
+  )
+
+
 def largest_array(text, element_type):
   """Elements of the largest array of a type; 0 where there is none."""
   shapes = re.findall(rf"\b{element_type}\[([\d,]*)\]", text)
@@ -214,7 +224,7 @@ def main(module_path, target_path):
     "kernels": count_kernels(text),
     "first_branches": {"kernels": kernels, "unknown_loops": unknown_loops},
     "library_calls": dict(collections.Counter(calls)),
-    "largest_float64": largest_array(text, "f64"),
+    "largest_float64": largest_array(text_outside_kernels(text), "f64"),
     "float_scatter": largest_float_scatter(text),
     "float32_guards": guarding_subtractions(text),
   }

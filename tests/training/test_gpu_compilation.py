@@ -52,7 +52,9 @@ def _make_replica_step(config):
   """What TrainingStep compiles: (images, labels, box targets, ...) -> gradients."""
   strategy = tf.distribute.MirroredStrategy(["CPU:0"])
   with strategy.scope():
-    network = model_lib.build_network(config, _CLASSES, pretrained=False)
+    network = model_lib.build_network(
+      config, _CLASSES, pretrained=False, precision=config.train.precision
+    )
     feed = step_lib.Feed()
     optimizer = optimizers.make_optimizer("sgd", feed.learning_rate)
     optimizers.create_state(optimizer, network.trainable_variables)
@@ -65,23 +67,39 @@ def _make_replica_step(config):
   return differentiate
 
 
-def test_training_step_compiles_for_an_h100(tmp_path):
+_IMAGES, _ANCHORS = 8, 32736
+
+
+def _compile_step(folder, precision):
+  """The figures of the step of ResNet-50 on 8 images of 512 x 512."""
   # With pretrained weights, batch normalisation is frozen: the step assigns nothing,
   # and so can be exported. The weights themselves are not read.
   values = runpy.run_path(_HERE.parents[1] / "configs/voc07_r50.py")["get_config"]()
   values.data.root = "not read"
   values.train.jit_compile = "always"
+  values.train.precision = precision
+  # As on a GPU; the devices here are CPUs.
+  values.train.loss_options = {**values.train.loss_options, "form": "gpu"}
   config = config_lib.resolve(values)
-  images, anchors = config.train.batch_size, len(model_lib.make_anchors(config))
-  assert (images, anchors) == (8, 32736)
+  assert config.train.batch_size == _IMAGES
+  assert len(model_lib.make_anchors(config)) == _ANCHORS
   specs = [
-    tf.TensorSpec([images, 512, 512, 3]),
-    tf.TensorSpec([images, anchors], tf.int32),
-    tf.TensorSpec([images, anchors, 4]),
+    tf.TensorSpec([_IMAGES, 512, 512, 3]),
+    tf.TensorSpec([_IMAGES, _ANCHORS], tf.int32),
+    tf.TensorSpec([_IMAGES, _ANCHORS, 4]),
     tf.TensorSpec([], tf.int32),
     tf.TensorSpec([]),
   ]
-  figures = _compile(_make_replica_step(config), specs, tmp_path)
+  return _compile(_make_replica_step(config), specs, folder)
+
+
+@pytest.fixture(scope="module")
+def float32_step(tmp_path_factory):
+  return _compile_step(tmp_path_factory.mktemp("float32"), "float32")
+
+
+def test_training_step_compiles_for_an_h100(float32_step):
+  figures = float32_step
   calls = figures["library_calls"]
   assert figures["kernels"] > sum(calls.values()) > 0
   # ResNet-50 has 53 convolutions, 11 of them in C1 and C2, which are frozen; the
@@ -89,9 +107,16 @@ def test_training_step_compiles_for_an_h100(tmp_path):
   # gradient of every one of them by its weights, and of the frozen ones none.
   assert calls["__cudnn$convBackwardFilter"] == (53 - 11) + 8 + 2 * 5 * 5
   # The ranking's tables are float64, which is slow; nothing of the logits' size may be.
-  assert 0 < figures["largest_float64"] < images * anchors * _CLASSES
+  assert 0 < figures["largest_float64"] < _IMAGES * _ANCHORS * _CLASSES
   # A GPU with a quarter of an H100's memory has room for it.
   assert figures["argument_bytes"] + figures["temporary_bytes"] < 20e9
+
+
+def test_bfloat16_takes_less_memory(float32_step, tmp_path):
+  figures = _compile_step(tmp_path, "bfloat16")
+  calls = figures["library_calls"]
+  assert calls["__cudnn$convBackwardFilter"] == (53 - 11) + 8 + 2 * 5 * 5
+  assert figures["temporary_bytes"] <= 0.65 * float32_step["temporary_bytes"]
 
 
 def test_ap_loss_in_the_form_for_gpus(tmp_path):
