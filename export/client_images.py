@@ -214,7 +214,7 @@ def _report(path, answer, index, drawn_path):
   """Draws one image, and prints what is found in it."""
   Image.fromarray(draw(path, answer, index)).save(drawn_path)
   _, scores, _, names = _found(answer, index)
-  print(f"{path}: {len(names)} objects, see {drawn_path}")
+  print(f"{path}: {len(names)} found, see {drawn_path}")
   for name, score in zip(names, scores):
     print(f"  {name} {score:.2f}")
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import subprocess
@@ -346,7 +347,7 @@ class TestPrograms:
       )
       names = [name.decode() for name in names]
       drawn = f"{tmp_path}/found/{os.path.basename(path)}.png"
-      assert next(lines) == f"{path}: {len(names)} objects, see {drawn}"
+      assert next(lines) == f"{path}: {len(names)} found, see {drawn}"
       for name, score in zip(names, scores):
         assert next(lines) == f"  {name} {score:.2f}"
       with Image.open(path) as image:
@@ -406,3 +407,35 @@ class TestPrograms:
     assert (status, said) == (1, "")
     assert error in errors
     assert len(errors.splitlines()) == 1
+
+
+class TestDocumentation:
+  """What docs/serving.md has readers type."""
+
+  TEXT = (EXPORT.parent / "docs" / "serving.md").read_text(encoding="utf-8")
+
+  def blocks(self, language):
+    return re.findall(
+      rf"^```{language}\n(.*?)^```$", self.TEXT, re.DOTALL | re.MULTILINE
+    )
+
+  def test_python(self, server, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").write_bytes(images[1])
+    names = {}
+    for block in self.blocks("python"):
+      exec(block.replace("localhost:8500", server.grpc), names)
+    names["channel"].close()
+    asked = [request.model_spec.signature_name for request in server.received]
+    assert sorted(asked) == sorted(files.requests([], 0))
+    assert set(names["answer"]) == {"boxes", "logits"}
+
+  def test_json(self):
+    thresholds = np.array([[0.9, 0.9, 0.5, 0.9, 0.5, 0.9]])
+    inputs = {"image_bytes": [b"x"], "score_thresholds": thresholds}
+    rows, columns = (
+      client_rest.make_body("image_bytes_with_thresholds", inputs, by_rows=by_rows)
+      for by_rows in (True, False)
+    )
+    texts = [block.replace('"..."', '"eA=="') for block in self.blocks("json")]
+    assert [json.loads(text) for text in texts] == [rows, columns]
