@@ -63,6 +63,7 @@ def finish(*arguments):
   stdout, stderr = process.communicate(timeout=600)
   assert process.returncode == 0, stderr[-3000:]
   assert "Traceback" not in stderr, stderr[-3000:]
+  assert ".unfinished-" not in stderr  # a temporary folder of an export
   return stdout
 
 
