@@ -1,7 +1,7 @@
 """What client_grpc.py and client_rest.py share: image files, errors, drawing.
 
 Of ap_detect this needs the drawing alone, which loads no TensorFlow. On a machine without
-it: pip install --no-deps ap_detect && pip install absl-py numpy Pillow
+TensorFlow, in a clone: pip install --no-deps . && pip install absl-py numpy Pillow
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def run(connect, predict, *, default_server):
     try:
       connection = connect(given.pop("server"))
       num_invalid = _detect(functools.partial(predict, connection), argv[1:], **given)
-    except (ServerError, ValueError, OSError) as error:
+    except (ServerError, ValueError, OSError, Image.DecompressionBombError) as error:
       sys.exit(f"error: {error}")
     if num_invalid:
       sys.exit(f"{num_invalid} of {len(argv) - 1} images are invalid, see above")
@@ -84,18 +84,18 @@ def run(connect, predict, *, default_server):
   app.run(main)
 
 
-def draw(file, answer, index):
+def draw(path, answer, index):
   """An image with what a server found in it.
 
   Args:
-    file: path of the image, or a file object.
+    path: of the image.
     answer: {output: array} of any signature but raw.
     index: of the image in its request.
 
   Returns:
     [H, W, 3] uint8.
   """
-  pixels = _load_pixels(file)
+  pixels = _load_pixels(path)
   boxes, scores, classes, names = _found(answer, index)
   size = np.array(pixels.shape[:2] * 2)
   return drawing.draw_detections(
@@ -184,6 +184,11 @@ def _detect(
       timeout_s=timeout_s,
     )
     answer = with_retries(request, retries)
+    if not {"valid", "num_detections"} <= set(answer):
+      raise ValueError(
+        f"{model_name} answers with {', '.join(sorted(answer))}: it is no model that "
+        "ap_detect exported"
+      )
     for index, path in enumerate(batch):
       if answer["valid"][index]:
         _report(path, answer, index, drawn_paths[start + index])
@@ -242,7 +247,7 @@ def _parse_thresholds(texts):
     ) from None
 
 
-def _load_pixels(file):
+def _load_pixels(path):
   """[H, W, 3] uint8 of an image, turned as its EXIF data says."""
-  with Image.open(file) as image:
+  with Image.open(path) as image:
     return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -50,7 +50,7 @@ def predict(url, signature, inputs, *, model_name, timeout_s, by_rows=True):
   )
   try:
     with urllib.request.urlopen(request, timeout=timeout_s) as response:
-      answer = json.load(response)
+      return _to_arrays(json.load(response))
   except urllib.error.HTTPError as error:
     raise client_images.ServerError(
       f"{model_name}, {signature}: {error.code}: {_reason(error)}",
@@ -59,11 +59,10 @@ def predict(url, signature, inputs, *, model_name, timeout_s, by_rows=True):
   except (OSError, http.client.HTTPException) as error:
     reason = getattr(error, "reason", None) or error
     raise client_images.ServerError(f"{url}: {reason}", may_pass=True) from error
-  except ValueError as error:
+  except (ValueError, TypeError, AttributeError, LookupError) as error:
     raise client_images.ServerError(
-      f"{url}: not an answer of TensorFlow Serving: {error}", may_pass=False
+      f"{url}: not an answer of TensorFlow Serving: {error!r}", may_pass=False
     ) from error
-  return _to_arrays(answer)
 
 
 def make_body(signature, inputs, *, by_rows=True):

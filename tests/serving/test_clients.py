@@ -1,5 +1,6 @@
 """The two clients over the wire; see server.py for what its server does not prove."""
 
+import http.server
 import json
 import os
 import pathlib
@@ -8,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent import futures
 
@@ -227,11 +229,54 @@ class TestRetries:
         time.sleep(0.3)
         client_grpc.predict(channel, *self.REQUEST, **options)
 
-  def test_another_program(self, server):
-    """Its page is no answer, and no JSON."""
+
+class TestAnotherProgram:
+  @pytest.fixture
+  def url(self, request):
+    """Of a server that answers every request with the same content."""
+
+    class Page(http.server.BaseHTTPRequestHandler):
+      def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(request.param)
+
+      def log_message(self, *_):
+        """Says nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
+      thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+      thread.start()
+      yield f"http://127.0.0.1:{server.server_port}"
+      server.shutdown()
+      thread.join()
+
+  @pytest.mark.parametrize(
+    "url",
+    [b"", b"<html>", b"[]", b"{}", b'{"predictions": [1, 2]}', b'{"predictions": []}'],
+    indirect=True,
+  )
+  def test_gives_no_answer(self, url):
+    with pytest.raises(client_images.ServerError, match=f"{url}: not an answer"):
+      client_rest.predict(
+        url, "image_bytes", {"image_bytes": [b""]}, model_name="shapes", timeout_s=5.0
+      )
+
+  def test_another_place(self, server):
     url = client_rest.connect(f"{server.rest}/elsewhere")
     with pytest.raises(client_images.ServerError, match="404: Malformed request"):
-      client_rest.predict(url, *self.REQUEST, model_name="shapes", timeout_s=5.0)
+      client_rest.predict(
+        url, "image_bytes", {"image_bytes": [b""]}, model_name="shapes", timeout_s=5.0
+      )
+
+  @pytest.mark.parametrize("url", [b'{"outputs": {"x": [1], "y": [2]}}'], indirect=True)
+  def test_another_model(self, url, tmp_path):
+    status, _, errors = run_program(
+      *("rest", url, "--model_name=m", f"--output_dir={tmp_path}", __file__)
+    )
+    message = "m answers with x, y: it is no model that ap_detect exported"
+    assert (status, errors) == (1, f"error: {message}\n")
 
 
 def free_port():
@@ -293,6 +338,21 @@ runpy.run_path(program, run_name="__main__")
 """
 
 
+def run_program(kind, address, *arguments):
+  """(status, what is printed, errors) of a client as a program."""
+  program = [str(EXPORT / f"client_{kind}.py")]
+  if kind == "rest":
+    program = ["-c", WITHOUT_TENSORFLOW, *program]
+  done = subprocess.run(
+    [sys.executable, *program, f"--server={address}", *arguments],
+    capture_output=True,
+    text=True,
+    check=False,
+    env={**os.environ, "PYTHONPATH": str(EXPORT.parent)},
+  )
+  return done.returncode, done.stdout, done.stderr
+
+
 @pytest.fixture(scope="module")
 def paths(images, records, tmp_path_factory):
   """A turned JPEG, a PNG and a file that is no image."""
@@ -310,24 +370,15 @@ def paths(images, records, tmp_path_factory):
 
 
 class TestPrograms:
-  def run(self, kind, server, *arguments):
-    """(status, what is printed, errors) of a client as a program."""
-    program = [str(EXPORT / f"client_{kind}.py")]
-    if kind == "rest":
-      program = ["-c", WITHOUT_TENSORFLOW, *program]
-    done = subprocess.run(
-      [sys.executable, *program, f"--server={getattr(server, kind)}", *arguments],
-      capture_output=True,
-      text=True,
-      check=False,
-      env={**os.environ, "PYTHONPATH": str(EXPORT.parent)},
-    )
-    return done.returncode, done.stdout, done.stderr
-
   @pytest.mark.parametrize("kind", ["grpc", "rest"])
   def test_draw(self, kind, server, loaded, paths, tmp_path):
-    status, said, errors = self.run(
-      *(kind, server, "--model_name=shapes", f"--output_dir={tmp_path}/found"),
+    status, said, errors = run_program(
+      *(
+        kind,
+        getattr(server, kind),
+        "--model_name=shapes",
+        f"--output_dir={tmp_path}/found",
+      ),
       *("--score_thresholds=0,0,0.3,0,0,0", "--batch_size=2", *paths),
     )
     assert (status, errors) == (1, "1 of 3 images are invalid, see above\n")
@@ -369,10 +420,10 @@ class TestPrograms:
     with Image.open(paths[1]) as image:
       image.save(webp, lossless=True)
     arguments = ("--model_name=shapes", f"--output_dir={tmp_path}")
-    status, said, _ = self.run("rest", server, *arguments, webp)
+    status, said, _ = run_program("rest", server.rest, *arguments, webp)
     assert (status, said.split(": ")[1]) == (1, "invalid")
-    status, said, _ = self.run(
-      "rest", server, *arguments, "--signature=serving_default", webp, paths[1]
+    status, said, _ = run_program(
+      "rest", server.rest, *arguments, "--signature=serving_default", webp, paths[1]
     )
     assert status == 0
     one, other = said.split(paths[1] + ": ")
@@ -400,8 +451,8 @@ class TestPrograms:
   )
   def test_errors(self, arguments, error, server, tmp_path):
     """Of one line, without a trace."""
-    status, said, errors = self.run(
-      *("rest", server, "--model_name=shapes", f"--output_dir={tmp_path}/found"),
+    status, said, errors = run_program(
+      *("rest", server.rest, "--model_name=shapes", f"--output_dir={tmp_path}/found"),
       *arguments,
     )
     assert (status, said) == (1, "")
