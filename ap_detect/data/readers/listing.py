@@ -54,6 +54,7 @@ class Listing:
     self.images_only = self._join(images)
     self.annotations_only = self._join(annotations)
     self._entered: set[tuple[int, int]] = set()
+    self._folders: set[str] = set()
     self._files = list(self._walk(self.root))
     for path in (self.images_only, self.annotations_only):
       if not path:
@@ -84,6 +85,7 @@ class Listing:
       if (status.st_dev, status.st_ino) in self._entered:
         continue
       self._entered.add((status.st_dev, status.st_ino))
+      self._folders.add(folder)
       folders_below = []
       for entry, is_folder in kinds:
         if entry.name.startswith((".", "__MACOSX")):
@@ -174,13 +176,18 @@ class Listing:
 
   def relative(self, path: str) -> str:
     """A path as messages name it: relative to root."""
-    return os.path.relpath(path, self.root)
+    start = self.root.rstrip(os.sep) + os.sep
+    # Very many paths are asked for.
+    return (
+      path[len(start) :] if path.startswith(start) else os.path.relpath(path, self.root)
+    )
 
   def check_inside(self, path: str) -> str:
     """The path itself; ValueError if it is a link that leads out of the folder."""
-    return folders.path_inside(
-      os.path.dirname(path), os.path.basename(path), self._tops
-    )
+    folder, name = os.path.split(path)
+    if folder not in self._folders or os.path.islink(path):
+      return folders.path_inside(folder, name, self._tops)
+    return path
 
   def find_image(self, name: str, near: str = "", below: str = "") -> str | None:
     """The image that an annotation names, perhaps by its path on another machine.

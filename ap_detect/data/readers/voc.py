@@ -220,13 +220,13 @@ def find_pairs(listing: Listing) -> dict[str, list[str]]:
 def _split_of(listing, path):
   """The split of an XML file, by its own folders or else by its image's; "" for none."""
   own = split_names.of_folders(listing.relative(path))
-  if own:
+  if own or not listing.image_splits:
     return own
   try:
     image = listing.find_image(_stem(path), near=path)
   except ValueError:
     image = None
-  return split_names.of_folders(listing.relative(image)) if image else ""
+  return listing.split_of(image) if image else ""
 
 
 def _make_folder(path, lists):
