@@ -75,7 +75,7 @@ def _find_version(path):
   versions = folder.find_versions(path)
   if not versions:
     raise ValueError(f"{path} is no exported model: it has no saved_model.pb")
-  return os.path.join(path, str(max(versions)))
+  return os.path.join(path, versions[max(versions)])
 
 
 def _read(image):

@@ -99,9 +99,9 @@ def _write_version(path, module, detector, model_name, description):
 
 
 def find_versions(export_dir):
-  """Numbers of the versions in a folder, which need not exist."""
+  """{number: name} of the versions in a folder, which need not exist."""
   names = os.listdir(export_dir) if os.path.isdir(export_dir) else []
-  return [int(name) for name in names if name.isascii() and name.isdigit()]
+  return {int(name): name for name in names if name.isascii() and name.isdigit()}
 
 
 @contextlib.contextmanager

@@ -16,8 +16,12 @@ from ap_detect.training import evaluation, evaluation_files
 
 
 @pytest.fixture(scope="module")
-def opened_again(exported):
-  return exported_lib.Exported(os.path.dirname(exported))
+def opened_again(exported, tmp_path_factory):
+  """By the folder of its versions, of which it is the highest by number."""
+  versions = tmp_path_factory.mktemp("versions")
+  (versions / "9").mkdir()
+  shutil.copytree(exported, versions / "0010")
+  return exported_lib.Exported(str(versions))
 
 
 def test_served_is_evaluated(opened_again, restored_run):
