@@ -65,6 +65,8 @@ def read_splits(config) -> Reading:
       refused.append(("", error))
     if dataset is not None:
       datasets[role] = dataset
+  if len(datasets) == len(splits):
+    data_lib.warn_of_shared_images(*datasets.values())
   # What both splits meet, such as a missing folder, is one fault.
   return Reading(datasets, DataError.join(refused) if refused else None)
 

@@ -192,6 +192,30 @@ def check_objects(dataset, split):
     )
 
 
+def warn_of_shared_images(train_set, val_set):
+  """Says how many images of a split to validate on are trained on too.
+
+  Args:
+    train_set: DetectionDataset.
+    val_set: DetectionDataset.
+  """
+  trained = {_place(record) for record in train_set.records} - {None}
+  shared = [record.image_id for record in val_set.records if _place(record) in trained]
+  if shared:
+    logging.warning(
+      "%d of the %d images to validate on are trained on too, such as %s: what validation "
+      "says of them means nothing",
+      len(shared),
+      len(val_set.records),
+      shared[0],
+    )
+
+
+def _place(record):
+  """Where an image lies; None where it is in memory."""
+  return None if isinstance(record.image, np.ndarray) else record.image
+
+
 def write_samples(config, model_dir, num_images=8):
   """Writes images to try a trained network on, where the data has no files of its own.
 

@@ -102,7 +102,7 @@ class Memory:
       try:
         os.makedirs(top, exist_ok=True)
         write(path, content)
-      except OSError as error:
+      except (OSError, UnicodeError) as error:  # an id that is no text, say
         logging.warning(
           "the next start will read and check the data again: %s",
           errors.describe(error),

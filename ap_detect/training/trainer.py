@@ -142,6 +142,7 @@ def _open_data(config, memory):
   names = train_set.class_names
   val_set = data_lib.open_split(config, config.data.val_split, names, memory=memory)
   data_lib.check_objects(val_set, config.data.val_split)
+  data_lib.warn_of_shared_images(train_set, val_set)
   return train_set, val_set
 
 

@@ -55,6 +55,21 @@ class TestOpenSplit:
     names = (*names[1:], names[0])  # those of a run go before the config's
     assert data_lib.open_split(config, "two/val", names).class_names == names
 
+  def test_images_of_both_splits_are_said(self, make_coco_config, tmp_path, hear):
+    config = make_coco_config(train_split="one/train", val_split="one/val")
+    train, val = (data_lib.open_split(config, f"one/{s}") for s in ("train", "val"))
+    said = hear("warning")
+    data_lib.warn_of_shared_images(train, val)
+    drawn = shapes.make_shapes("val", num_images=2)
+    data_lib.warn_of_shared_images(drawn, drawn)
+    assert not said
+    both = dataclasses.replace(val, records=(*val.records, train.records[1]))
+    data_lib.warn_of_shared_images(train, both)
+    (line,) = said
+    assert line.startswith(
+      "1 of the 3 images to validate on are trained on too, such as 2"
+    )
+
 
 def test_batches_go_on_from_a_position(make_config):
   """Batches of 4 from image 8 on are the halves of those of 8 images."""

@@ -209,7 +209,9 @@ def make_records(
   records = []
   for image in annotated:
     if image.path in broken:
-      faults.append(f"{os.path.relpath(image.path, root)}: {broken[image.path]}")
+      path = os.path.relpath(image.path, root)
+      path = path.encode("utf-8", "backslashreplace").decode("utf-8")
+      faults.append(f"{path}: {broken[image.path]}")
     record = _make_record(image, headers.get(image.path), faults, root)
     if record is not None and image.path not in broken:
       records.append(dataclasses.replace(record, exif_orientation=exif_orientation))
@@ -455,6 +457,13 @@ def _to_record(image, header, objects, boxes, is_faulty):
 
 def _read_header(picture, *, max_image_pixels, exif_orientation, convertible):
   """Header of a path or ShardedImage; ValueError with the reason if there is none."""
+  try:
+    if isinstance(picture, str):
+      picture.encode("utf-8")
+  except UnicodeEncodeError:
+    raise ValueError(
+      "its name is not UTF-8, as TensorFlow wants it; rename it"
+    ) from None
   try:
     header = encoded.read_header(picture, exif_orientation=exif_orientation)
   except ValueError:

@@ -118,6 +118,12 @@ class Listing:
     """The file, or the folder with files, that a path means; first in its own case."""
     return path if path in self._paths else self._by_lower_path.get(path.lower())
 
+  @property
+  def is_part(self) -> bool:
+    """Whether the root is called like a part of a dataset, such as "images"."""
+    name = os.path.basename(self.root)
+    return bool(_PART_NAMES.fullmatch(name) or split_names.of_folder(name))
+
   @functools.cached_property
   def _paths(self) -> set[str]:
     """Files, and the folders that hold them."""

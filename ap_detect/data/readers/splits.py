@@ -317,9 +317,12 @@ def join(parts, *, skip_faulty=False):
   skipped = [line for _, data in parts for line in data.skipped]
   with_ignored = [data for _, data in parts if _has_ignored(data)]
   first = parts[0][1]
+  records = _make_ids_distinct(chosen)
+  if any(record.boxes_xywh is None for record in records):  # as of older shards
+    records = [dataclasses.replace(record, boxes_xywh=None) for record in records]
   return dataclasses.replace(
     first,
-    records=tuple(_make_ids_distinct(chosen)),
+    records=tuple(records),
     ignored_are_crowds=(with_ignored or [first])[0].ignored_are_crowds,
     skipped=(*skipped, *repeated),
     notes=tuple(line for _, data in parts for line in data.notes),
@@ -410,6 +413,10 @@ def _advise_on_nothing(listing):
     "data.annotations and data.images name folders elsewhere; data.format says what is "
     "meant where files are known by no mark"
   ]
+  if listing.is_part:
+    advice.append(
+      f"If images and annotations lie side by side, give {os.path.dirname(listing.root)}"
+    )
   if yolo.has_boxes(listing):
     advice.append(
       "Images have text files: if these are YOLO's boxes, write the names of the classes, "

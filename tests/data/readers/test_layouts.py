@@ -1064,6 +1064,24 @@ class TestFolders:
       f"{root}/none: there is no such folder"
     ]
 
+  @pytest.mark.parametrize("folder", ["images", "Annotations", "train"])
+  def test_a_root_within_a_dataset(self, put, folder):
+    root = put(f"{folder}/a.jpg")
+    with pytest.raises(DataError, match=f"lie side by side, give {root}(\n|$)"):
+      read_split(root / folder, "train")
+
+  def test_names_that_are_not_utf8(self, put, put_xml, faults_of):
+    """TensorFlow could not open them."""
+    put("a.jpg", "b.jpg")
+    root = put_xml("a.xml", "b.xml")
+    os.rename(root / "b.jpg", os.fsencode(root) + b"/\xff.jpg")
+    os.rename(root / "b.xml", os.fsencode(root) + b"/\xff.xml")
+    (fault,) = faults_of(read_split, root, "train")
+    assert fault == (
+      "\\udcff.jpg: its name is not UTF-8, as TensorFlow wants it; rename it"
+    )
+    assert ids(read_split(root, "train", skip_faulty=True, holdout_share=0)) == ["a"]
+
   def test_folders_that_cannot_be_read_are_passed_over(self, put, put_xml, monkeypatch):
     put("a.jpg", "lost+found/b.jpg")
     root = put_xml("a.xml", "lost+found/b.xml")

@@ -15,6 +15,7 @@ from ap_detect.data.readers import splits, tfrecords
 from ap_detect.data.readers.coco import read_coco
 from ap_detect.data.readers.voc import read_voc
 from ap_detect.data.records import DataError, ImageRecord
+from ap_detect.runs import memory
 from ap_detect.training import evaluation_files
 
 FIELDS = [field.name for field in dataclasses.fields(ImageRecord)]
@@ -71,6 +72,26 @@ class TestRoundTrip:
     assert_same(data, expected)
     assert data.ignored_are_crowds and data.category_ids == (17, 18)
     assert data.records[0].areas.tolist() == [33.5, 200]
+
+  def test_older_shards_beside_newer_ones(self, voc, shards, tmp_path):
+    """Those have no boxes as the annotation has them; a run remembers both."""
+    tfrecords.write_tfrecords(
+      read_voc(voc.root, "train"), str(tmp_path / "new"), "train"
+    )
+    path = shards / "train.json"
+    index = json.loads(path.read_text())
+    for entry in index["records"]:
+      del entry["boxes_xywh"]
+    path.write_text(json.dumps(index))
+    data = splits.read_split(tmp_path, "new/train+shards/train")
+    assert [record.boxes_xywh for record in data.records] == [None] * len(data.records)
+    kept = memory.Memory(str(tmp_path / "run"))
+    kept.read("train", [], [], lambda: data)
+    kept.save()
+    again, is_known = memory.Memory(str(tmp_path / "run")).read(
+      "train", [], [], lambda: data
+    )
+    assert is_known and len(again.records) == len(data.records)
 
   def test_pixels_in_memory(self, tmp_path):
     expected = shapes.make_shapes("train", num_images=5)
