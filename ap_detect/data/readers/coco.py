@@ -166,6 +166,18 @@ def find_files(listing: Listing) -> list[_File]:
   return found
 
 
+def choose_names(files: list[_File], split: str, *, sole: bool) -> list[str]:
+  """The names that a split has among files, see split_names.choose."""
+  names = split_names_of(files)
+  found = split_names.choose(names, split)
+  if found or not sole:
+    return found
+  # Beside COCO's own file for a split may lie its captions and key points.
+  layout = min((file.layout for file in files), default=_OTHER)
+  best = [file for file in files if file.layout == layout]
+  return split_names.choose(split_names_of(best), split, sole=True)
+
+
 def split_names_of(files: list[_File]) -> list[str]:
   """Names of the splits of files, each once."""
   return list(dict.fromkeys(file.split for file in files))
@@ -173,7 +185,9 @@ def split_names_of(files: list[_File]) -> list[str]:
 
 def _choose_file(listing, files, split):
   """The file of a split."""
-  for names in _readings(files, split):
+  # A layout's own name for another split is no name of this one.
+  own = [file.split for file in files if file.split == split]
+  for names in (own, choose_names(files, split, sole=True)):
     for layout in range(_OTHER + 1):
       found = [file for file in files if file.layout == layout and file.split in names]
       if len(found) == 1:
@@ -199,18 +213,6 @@ _ANNOTATIONS = (
   "data.annotations names the file to read, or a folder to look in; {split} in it stands "
   "for the split"
 )
-
-
-def _readings(files, split):
-  """Lists of names that a split may have, the likeliest first."""
-  # Beside COCO's own file for a split may lie its captions and key points.
-  layout = min((file.layout for file in files), default=_OTHER)
-  best = [file for file in files if file.layout == layout]
-  names = split_names_of(files)
-  # A layout's own name for another split is no name of this one.
-  yield [name for name in names if name == split]
-  yield split_names.choose(names, split)
-  yield split_names.choose(split_names_of(best), split, sole=True)
 
 
 def _read_json(path, source):
@@ -393,7 +395,7 @@ def _make_finder(listing, file, entries):
   folder = max(choices, key=count)
 
   def find(item):
-    name = _get(item, "file_name", (str,))
+    name = _get(item, "file_name" if item.get("file_name") else "coco_url", (str,))
     is_inside = name and "\0" not in name and not folders.leaves_folder(name)
     if is_inside and os.path.lexists(os.path.join(folder, name)):
       return listing.check_inside(os.path.join(folder, name))

@@ -23,9 +23,12 @@ _MASK_NAMES = re.compile(
   r"(annotations?|annots?|labels?|xmls?|masks?|trimaps?|segmentation\w*)\d*"
 )
 
+# What the folder of a run has: the pictures in it are no data.
+_OWN_FILES = {"config.json", "classes.json", "checkpoints"}
+
 
 class Listing:
-  """Files at and below a folder; hidden ones are passed over.
+  """Files at and below a folder; hidden ones, and runs of ap_detect, are passed over.
 
   Attributes:
     root: the folder, as an absolute path.
@@ -86,6 +89,8 @@ class Listing:
         continue
       self._entered.add((status.st_dev, status.st_ino))
       self._folders.add(folder)
+      if _OWN_FILES <= {entry.name for entry in found}:
+        continue
       folders_below = []
       for entry, is_folder in kinds:
         if entry.name.startswith((".", "__MACOSX")):

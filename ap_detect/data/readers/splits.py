@@ -169,16 +169,19 @@ def find_part(
     return itself
 
   @functools.lru_cache
-  def find_names(annotations, images):
+  def find_choice(annotations, images):
     try:
       listing = Listing(root, annotations=annotations, images=images)
-      return _names_of(listing, _find_format(listing, data_format))
+      found_format = _find_format(listing, data_format)
+      if found_format == "coco":
+        return functools.partial(coco.choose_names, coco.find_files(listing))
+      return functools.partial(split_names.choose, _names_of(listing, found_format))
     except DataError:
-      return []  # Reading it says so.
+      return lambda _, *, sole: []  # Reading it says so.
 
   def find(name, *, sole):
-    known = find_names(*_below(os.path.abspath(root), name, annotations, images))
-    return split_names.choose(known, name, sole=sole)
+    choose = find_choice(*_below(os.path.abspath(root), name, annotations, images))
+    return choose(name, sole=sole)
 
   own = find(val_split, sole=False)
   train = [train_split]
@@ -365,12 +368,11 @@ def _find_format(listing, data_format):
   if data_format != "auto":
     return data_format
   voc_folders = voc.find_folders(listing)
-  sources = yolo.find_sources(listing)
   found = {
     "voc": [folder.path for folder in voc_folders if folder.annotations]
     or [path for paths in voc.find_pairs(listing).values() for path in paths],
     "coco": [file.path for file in coco.find_files(listing)],
-    "yolo": [source.path for source in sources if source.says_splits],
+    "yolo": [source.path for source in yolo.find_sources(listing)],
     "csv": list(csv_boxes.find_files(listing).values()),
     "cvat": cvat.find_files(listing),
     "tfrecord": folders.find_shards(listing.root),
@@ -386,8 +388,6 @@ def _find_format(listing, data_format):
       ],
       ["data.format says which is meant, data.annotations where to look"],
     )
-  if sources:
-    return "yolo"
   if voc_folders:
     return "voc"  # of images without annotations
   raise DataError(

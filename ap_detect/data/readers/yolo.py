@@ -35,7 +35,6 @@ class Source(NamedTuple):
     names: dict of a class's number in the text files to its name.
     images: dict of a split's name to the paths of its images, of those that have any.
     has_keypoints: whether lines have keypoints after the box, and no polygons.
-    says_splits: whether it says where the images are, and is not just a list of names.
     entries: dict of a split's name to what the file has for it, "" for nothing.
   """
 
@@ -43,7 +42,6 @@ class Source(NamedTuple):
   names: dict[int, str]
   images: dict[str, list[str]]
   has_keypoints: bool
-  says_splits: bool
   entries: dict[str, str]
 
 
@@ -103,8 +101,8 @@ def read_yolo(
     raise DataError(
       [
         f"{listing.relative(source.path)}: none of the {len(images)} images of split "
-        f"{name!r} has a text file of boxes: looked in labels/ where an image lies in "
-        "images/, and beside it"
+        f"{name!r} has a text file of boxes: looked in labels/, label/ and annotations/ "
+        "where an image lies in images/, and beside it"
       ],
       ["data.annotations names the folder of the text files"],
     )
@@ -176,7 +174,7 @@ def _source_of_splits(listing, path):
     if paths and paths != images.get("train"):
       images[key] = paths
   entries = {key: ", ".join(_texts(content.get(key))) for key in _SPLITS}
-  return [Source(path, names, images, "kpt_shape" in content, True, entries)]
+  return [Source(path, names, images, "kpt_shape" in content, entries)]
 
 
 def _source_of_names(listing, path):
@@ -196,7 +194,7 @@ def _source_of_names(listing, path):
     return []
   if list(images) == [""]:
     images = {"train": images[""]}
-  return [Source(path, names, images, False, False, {})] if names else []
+  return [Source(path, names, images, False, {})] if names else []
 
 
 def _find_lists(listing, top):
@@ -423,14 +421,24 @@ class _Labels:
     stem = os.path.splitext(image)[0]
     parts = stem.split(os.sep)
     # images/train/a.jpg and train/images/a.jpg: the last folder of that name.
-    candidates = [
-      os.sep.join([*parts[:k], "labels", *parts[k + 1 :]])
+    places = [
+      (parts[:k], parts[k + 1 :])
       for k in reversed(range(len(parts) - 1))
       if parts[k].lower() in ("images", "jpegimages", "imgs", "img", "image")
     ]
-    candidates += [stem, os.sep.join([*parts[:-2], "labels", parts[-1]])]
-    candidates.append(os.sep.join([*parts[:-1], "labels", parts[-1]]))
-    candidates.append(os.sep.join([*parts[:-2], "labels", *parts[-2:]]))
+    others = (
+      (parts[:-2], parts[-1:]),
+      (parts[:-1], parts[-1:]),
+      (parts[:-2], parts[-2:]),
+    )
+    candidates = [os.sep.join([*top, "labels", *end]) for top, end in places]
+    candidates.append(stem)
+    candidates += [os.sep.join([*top, "labels", *end]) for top, end in others]
+    candidates += [
+      os.sep.join([*top, name, *end])
+      for name in ("label", "annotations", "annotation")
+      for top, end in places
+    ]
     if self._top:
       own = self._listing.relative(stem).split(os.sep)
       candidates += [os.path.join(self._top, *own[k:]) for k in range(len(own))]

@@ -462,6 +462,29 @@ class TestCoco:
       with pytest.raises(DataError, match=r"gone\.jpg: there is no such file"):
         read_split(root, split)
 
+  def test_a_sole_file_beside_one_of_images_to_test_on(self, put):
+    """It is trained on but for what is held out, which "val" is then too."""
+    put(*(f"val2017/{k}.jpg" for k in range(5)), "test2017/t.jpg")
+    content = json.loads(coco_json("0.jpg", image_id=0))
+    content["images"] += [{"id": k, "file_name": f"{k}.jpg"} for k in range(1, 5)]
+    put("annotations/captions_val2017.json", content=json.dumps(content))
+    root = put("annotations/instances_val2017.json", content=json.dumps(content))
+    content["images"] = [{"id": 9, "file_name": "t.jpg"}]
+    del content["annotations"]
+    put("annotations/image_info_test2017.json", content=json.dumps(content))
+    train, val = (ids(read_split(root, split)) for split in ("train", "val"))
+    assert sorted(train + val) == [*range(5)] and len(val) == 1
+    assert ids(read_split(root, "test")) == [9]
+
+  def test_addresses_in_place_of_names(self, put):
+    """As in LVIS."""
+    put("train2017/a.jpg")
+    content = json.loads(coco_json())
+    del content["images"][0]["file_name"]
+    content["images"][0]["coco_url"] = "http://images.invalid/train2017/a.jpg"
+    root = put("lvis_v1_train.json", content=json.dumps(content))
+    check_one(read_split(root, "train"), 1, ("cat", "dog"))
+
   def test_captions_and_key_points_are_not_meant(self, put):
     put("val2017/im1.jpg")
     for kind in ("captions", "person_keypoints"):
@@ -761,6 +784,8 @@ class TestYolo:
       ("labels/classes.txt", "images/a.jpg", "labels/a.txt"),
       ("classes.txt", "a.jpg", "a.txt"),
       ("obj.names", "obj_train_data/a.jpg", "obj_train_data/a.txt"),
+      ("classes.txt", "img/a.jpg", "label/a.txt"),
+      ("classes.txt", "images/train/a.jpg", "annotations/train/a.txt"),
     ],
   )
   def test_a_list_of_names(self, put, path, image, label):
@@ -1047,6 +1072,18 @@ class TestFolders:
     check_one(read_split(root, "train", data_format="coco"), 1, ("cat", "dog"))
     check_one(read_split(root, "train", annotations="annotations"), "a")
 
+  def test_boxes_beside_xml(self, put, put_xml):
+    put("images/a.jpg")
+    put("labels/a.txt", content=YOLO_LINE)
+    put_xml("annotations/a.xml")
+    root = put("classes.txt", content="cat\n")
+    with pytest.raises(DataError, match=r"a\.xml; yolo for .*classes\.txt"):
+      read_split(root, "train")
+    check_one(read_split(root, "train", annotations="annotations"), "a")
+    assert ids(read_split(root, "train", annotations="labels")) == ["a"]
+    (root / "labels/a.txt").unlink()  # a list of names alone is none of boxes
+    check_one(read_split(root, "train"), "a")
+
   def test_nothing_that_is_known(self, put, faults_of):
     root = put("photos/a.jpg", "photos/b.jpg")
     put("notes.doc", content="")
@@ -1107,6 +1144,14 @@ class TestFolders:
     (root / "train").symlink_to(root)  # a loop
     (root / "data").symlink_to("/")
     check_one(read_split(root, "train"), "a")
+
+  def test_pictures_of_a_run_are_passed_over(self, put):
+    put("images/a.jpg", "runs/mine/samples/b.png", "runs/mine/eval/val/c.jpg")
+    put("runs/mine/config.json", "runs/mine/classes.json", content="{}")
+    put("runs/mine/checkpoints/x.index", content="")
+    put("labels/a.txt", content=YOLO_LINE)
+    root = put("classes.txt", content="cat\n")
+    assert ids(read_split(root, "train")) == ["a"]
 
   def test_pipes_are_no_files(self, put, put_xml):
     put("images/a.jpg")
