@@ -350,8 +350,8 @@ def _print_table():
         figures += [None] * (6 - len(figures))
         texts = ("" if figure is None else f"{figure:.2f}" for figure in figures)
         print(line.format(size, regime, name, *texts), flush=True)
-        case = {"logits": number, "positives": positives, "regime": regime}
-        rows.append({**case, "loss": name, **row})
+        case = {"size": size, "logits": number, "positives": positives}
+        rows.append({**case, "regime": regime, "loss": name, **row})
   return rows
 
 

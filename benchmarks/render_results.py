@@ -109,6 +109,4 @@ def _short(number):
 
 
 if __name__ == "__main__":
-  DOCUMENT.write_text(
-    render(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8", newline="\n"
-  )
+  DOCUMENT.write_text(render(DOCUMENT.read_text(encoding="utf-8")), encoding="utf-8")
