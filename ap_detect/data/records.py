@@ -17,6 +17,11 @@ LISTED_FAULTS = 50
 SKIP = "data.skip_faulty=True leaves out what is invalid, and reports it"
 
 
+def printable(line: str) -> str:
+  """A line that UTF-8 can hold, whatever the names of files in it."""
+  return line.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class DataError(ValueError):
   """Faults in a dataset, one a line.
 
@@ -26,7 +31,7 @@ class DataError(ValueError):
   """
 
   def __init__(self, faults: Sequence[str], advice: Sequence[str] = ()):
-    self.faults = tuple(faults)
+    self.faults = tuple(map(printable, faults))
     self.advice = tuple(advice)
     super().__init__(self.describe(LISTED_FAULTS))
 

@@ -20,8 +20,8 @@ def write_json(path: str, value: Any, *, indent: int | None = 2) -> None:
 
 
 def write_text(path: str, text: str) -> None:
-  """As `write_json`, for text."""
-  _write(path, text.encode("utf-8"), is_flushed=True)
+  """As `write_json`, for text; what UTF-8 lacks, as in odd names of files, is escaped."""
+  _write(path, text.encode("utf-8", "backslashreplace"), is_flushed=True)
 
 
 def write_png(path: str, pixels: np.ndarray) -> None:

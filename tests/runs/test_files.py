@@ -43,3 +43,9 @@ def test_a_damaged_file_is_named(text, tmp_path):
   path.write_text(text)
   with pytest.raises(ValueError, match=r"best\.json is not valid JSON: "):
     files.read_json(str(path))
+
+
+def test_text_with_the_name_of_any_file(tmp_path):
+  path = tmp_path / "names.txt"
+  files.write_text(str(path), f"ä\n{os.fsdecode(bytes([255]))}\n")
+  assert path.read_text(encoding="utf-8") == "ä\n\\udcff\n"

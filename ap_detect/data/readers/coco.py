@@ -395,7 +395,8 @@ def _make_finder(listing, file, entries):
   folder = max(choices, key=count)
 
   def find(item):
-    name = _get(item, "file_name" if item.get("file_name") else "coco_url", (str,))
+    is_unnamed = "file_name" not in item and "coco_url" in item
+    name = _get(item, "coco_url" if is_unnamed else "file_name", (str,))
     is_inside = name and "\0" not in name and not folders.leaves_folder(name)
     if is_inside and os.path.lexists(os.path.join(folder, name)):
       return listing.check_inside(os.path.join(folder, name))

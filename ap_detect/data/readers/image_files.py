@@ -18,7 +18,7 @@ import tensorflow as tf
 from ap_detect import boxes as box_ops
 from ap_detect import errors, images
 from ap_detect.data import conversion, encoded, image_headers
-from ap_detect.data.records import SKIP, DataError, ImageRecord
+from ap_detect.data.records import SKIP, DataError, ImageRecord, printable
 
 MAX_IMAGE_PIXELS = 50_000_000
 
@@ -210,8 +210,7 @@ def make_records(
   for image in annotated:
     if image.path in broken:
       path = os.path.relpath(image.path, root)
-      path = path.encode("utf-8", "backslashreplace").decode("utf-8")
-      faults.append(f"{path}: {broken[image.path]}")
+      faults.append(printable(f"{path}: {broken[image.path]}"))
     record = _make_record(image, headers.get(image.path), faults, root)
     if record is not None and image.path not in broken:
       records.append(dataclasses.replace(record, exif_orientation=exif_orientation))

@@ -89,7 +89,7 @@ class Listing:
         continue
       self._entered.add((status.st_dev, status.st_ino))
       self._folders.add(folder)
-      if _OWN_FILES <= {entry.name for entry in found}:
+      if {entry.name for entry in found} >= _OWN_FILES:
         continue
       folders_below = []
       for entry, is_folder in kinds:
