@@ -51,6 +51,12 @@ setup(
       f"tensorflow[and-cuda]>=2.16,<2.22; {NEWEST_STACK}",
     ],
     "serving": SERVING,
+    # For ap_detect export --format=onnx; from Python 3.10 on.
+    "onnx": [
+      *("tf2onnx>=1.17", "onnxruntime"),
+      # Newer ones want a newer ml_dtypes than TensorFlow 2.15 has.
+      f"onnx<1.18; {ADDONS_STACK}",
+    ],
     "test": [
       *("pytest", "pytest-xdist", "hypothesis"),
       *SERVING,

@@ -352,7 +352,7 @@ COMMANDS = {
     *(item.name for item in config_lib.describe("eval")),
   ),
   "export": (
-    *(*RUN_FLAGS, "export_dir", "model_name", "version"),
+    *(*RUN_FLAGS, "export_dir", "format", "model_name", "version"),
     *("max_image_pixels", *SCORE_FLAGS),
   ),
   "predict": (*(*RUN_FLAGS, "output_dir", "max_image_pixels", *SCORE_FLAGS),),

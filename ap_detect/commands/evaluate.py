@@ -17,8 +17,9 @@ AVERAGED_WEIGHTS = command_line.define_averaged_weights()
 SAVED_MODEL = command_line.define_path(
   "saved_model",
   "",
-  "Folder of an exported model, or of its versions for the highest, to evaluate in place "
-  "of a checkpoint of the run, as it would be served.",
+  "Folder of an exported model, or of its versions for the highest, or an exported file "
+  "of detections (.onnx, .tflite), to evaluate in place of a checkpoint of the run, as "
+  "it would be served.",
 )
 REPLICAS = command_line.define_replicas()
 DATA_ROOT = command_line.define_path(
@@ -40,7 +41,7 @@ EVAL = command_line.define_eval_overrides()
 def main(_):
   command_line.load_tensorflow()
   from ap_detect.runs import replicas
-  from ap_detect.serving.exported import Exported
+  from ap_detect.serving.exported import open_exported
   from ap_detect.training import evaluation_files
 
   if SAVED_MODEL.value and CHECKPOINT.value:
@@ -58,7 +59,7 @@ def main(_):
     output_dir=OUTPUT_DIR.value,
     eval_overrides=EVAL(),
     strategy=replicas.make_strategy(REPLICAS.value),
-    exported=Exported(SAVED_MODEL.value) if SAVED_MODEL.value else None,
+    exported=open_exported(SAVED_MODEL.value) if SAVED_MODEL.value else None,
   )
 
 

@@ -1,15 +1,26 @@
-"""Exports a run as a SavedModel for serving.
+"""Exports a run for serving, or for another runtime.
 
-ap_detect export --model_dir=... [--export_dir=...]
+ap_detect export --model_dir=... [--export_dir=...] [--format=onnx|tflite]
 """
 
 from absl import flags
 
 from ap_detect import command_line
+from ap_detect.serving import formats
 
 MODEL_DIR = command_line.define_model_dir()
 EXPORT_DIR = command_line.define_path(
-  "export_dir", "", "Folder of the model's versions; default: <model_dir>/export."
+  "export_dir",
+  "",
+  "Folder of the model's versions; default: <model_dir>/export. Formats other than "
+  "saved_model have a folder of their own in it.",
+)
+FORMAT = flags.DEFINE_enum(
+  "format",
+  "saved_model",
+  list(formats.FORMATS),
+  "saved_model, for TensorFlow Serving; onnx, for onnxruntime and OpenVINO; tflite, for "
+  "TensorFlow Lite.",
 )
 MODEL_NAME = flags.DEFINE_string(
   "model_name",
@@ -39,8 +50,9 @@ def main(_):
   command_line.load_tensorflow()
   import os
 
-  from ap_detect.serving import folder, from_run
+  from ap_detect.serving import from_run
 
+  chosen_format = formats.load(FORMAT.value)
   model_dir = MODEL_DIR.value
   export_dir = EXPORT_DIR.value or os.path.join(model_dir, "export")
   detector, description = from_run.open_run(
@@ -50,7 +62,7 @@ def main(_):
     max_image_pixels=MAX_IMAGE_PIXELS.value,
     **SCORES(),
   )
-  version = folder.export(
+  version = chosen_format.export(
     detector,
     export_dir,
     model_name=MODEL_NAME.value or from_run.default_model_name(model_dir, export_dir),
@@ -60,7 +72,8 @@ def main(_):
   print(f"exported {description['checkpoint']} of {model_dir}\nto       {version}/")
   for name, threshold in zip(detector.class_names, detector.class_thresholds):
     print(f"  {name}: scores from {threshold:.4f}")
-  print(f"to serve {export_dir}/README.md says how")
+  if FORMAT.value == "saved_model":
+    print(f"to serve {export_dir}/README.md says how")
 
 
 if __name__ == "__main__":

@@ -146,15 +146,23 @@ def suppress(
     # Of score 0 none passes.
     scores = tf.where(scores >= needed, candidates.scores, 0.0)
     candidates = candidates._replace(scores=scores)
+
+  def suppress_image(image):
+    return _suppress(
+      *image,
+      num_classes=num_classes,
+      score_threshold=score_threshold,
+      nms_iou=nms_iou,
+      max_detections=max_detections,
+    )
+
+  if candidates.scores.shape[0] == 1:
+    # Without a loop, which TensorFlow Lite would fail in.
+    found = suppress_image([part[0] for part in candidates])
+    return Detections(*(part[tf.newaxis] for part in found))
   return Detections(
     *tf.map_fn(
-      lambda image: _suppress(
-        *image,
-        num_classes=num_classes,
-        score_threshold=score_threshold,
-        nms_iou=nms_iou,
-        max_detections=max_detections,
-      ),
+      suppress_image,
       tuple(candidates),
       fn_output_signature=(tf.float32, tf.float32, tf.int32, tf.int32),
     )

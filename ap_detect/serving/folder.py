@@ -46,22 +46,52 @@ def export(detector, export_dir, *, model_name, version=None, description=None):
       graph.ServingModule and self_check.check.
     OSError: the folder cannot be written to.
   """
+
+  def write(path):
+    _write_version(path, module, detector, model_name, description or {})
+    server_files.write(export_dir, model_name, warm_up.BATCH_SIZES)
+
+  version = choose_version(export_dir, version)
+  module = graph.ServingModule(detector)
+  return write_version(export_dir, version, write)
+
+
+def choose_version(export_dir, version=None):
+  """The number of a new version.
+
+  Args:
+    export_dir: folder of the model's versions.
+    version: that is wanted; None for one above those that are there.
+
+  Raises:
+    ValueError: the version is there already.
+  """
   versions = find_versions(export_dir)
   if version in versions:
     raise ValueError(
       f"{export_dir} has a version {version} already; give another --version, or none "
       f"for version {max(versions) + 1}"
     )
-  if version is None:
-    version = max(versions, default=0) + 1
-  module = graph.ServingModule(detector)
+  return max(versions, default=0) + 1 if version is None else version
+
+
+def write_version(export_dir, version, write):
+  """Has a version written, which appears complete or not at all.
+
+  Args:
+    export_dir: folder of the model's versions.
+    version: its number, see choose_version.
+    write: function of a path, which makes the version's folder there.
+
+  Returns:
+    Path of the new version.
+  """
   os.makedirs(export_dir, exist_ok=True)
   # No integer, so that a server that watches the folder passes it by.
   staging = tempfile.mkdtemp(prefix=".unfinished-", dir=export_dir)
   try:
     written = os.path.join(staging, "model")
-    _write_version(written, module, detector, model_name, description or {})
-    server_files.write(export_dir, model_name, warm_up.BATCH_SIZES)
+    write(written)
     path = os.path.join(export_dir, str(version))
     # Fails where another export has made this version meanwhile.
     os.rename(written, path)
@@ -70,16 +100,23 @@ def export(detector, export_dir, *, model_name, version=None, description=None):
   return path
 
 
-def _write_version(path, module, detector, model_name, description):
-  with _without_info():
-    tf.saved_model.save(module, path, signatures=module.functions)
-  for name in (LABELS_FILE, DESCRIPTION_FILE):
+def write_description(path, detector, model_name, description, *, labels, about):
+  """Writes the names of the classes, and what the model is.
+
+  Args:
+    path: of a version.
+    detector: graph.Detector.
+    model_name: that clients ask for.
+    description: dict of what else is said.
+    labels, about: paths of the two files in the version.
+  """
+  for name in (labels, about):
     os.makedirs(os.path.dirname(os.path.join(path, name)), exist_ok=True)
-  labels = "".join(f"{name}\n" for name in detector.class_names)
-  files.write_text(os.path.join(path, LABELS_FILE), labels)
+  lines = "".join(f"{name}\n" for name in detector.class_names)
+  files.write_text(os.path.join(path, labels), lines)
   thresholds = dict(zip(detector.class_names, map(float, detector.class_thresholds)))
   files.write_json(
-    os.path.join(path, DESCRIPTION_FILE),
+    os.path.join(path, about),
     {
       "model_name": model_name,
       "classes": list(detector.class_names),
@@ -88,9 +125,21 @@ def _write_version(path, module, detector, model_name, description):
       "input_size": list(detector.image_size),
       "max_image_pixels": detector.max_image_pixels,
       "exif_orientation": detector.exif_orientation,
-      "signatures": list(module.functions),
       **description,
     },
+  )
+
+
+def _write_version(path, module, detector, model_name, description):
+  with _without_info():
+    tf.saved_model.save(module, path, signatures=module.functions)
+  write_description(
+    path,
+    detector,
+    model_name,
+    {"signatures": list(module.functions), **description},
+    labels=LABELS_FILE,
+    about=DESCRIPTION_FILE,
   )
   requests = warm_up.make_requests(detector.image_size, len(detector.class_names))
   with errors.naming(path):

@@ -36,6 +36,14 @@ def detect(logits, offsets, anchors, content_size, **options):
   return detections.Detections(*(value.numpy() for value in found))
 
 
+def test_an_image_alone_has_the_same_detections():
+  logits, offsets, anchors = random_case(0)
+  together = detect(logits, offsets, anchors, [[100, 80], [60, 120]])
+  alone = detect(logits[:1], offsets[:1], anchors, [[100, 80]])
+  for found, expected in zip(alone, together):
+    np.testing.assert_array_equal(found, expected[:1])
+
+
 def detect_boxes(boxes, logits, **options):
   """Detections on one image of 100 x 100 where the network leaves anchors as given."""
   boxes, logits = np.array(boxes, np.float32), np.array([logits], np.float32)

@@ -38,6 +38,14 @@ def test_no_two_scores_change_places():
   assert len(np.unique(ranked)) > 0.99 * len(np.unique(scores))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_in_float32(seed):
+  scores, calibration = case(seed)
+  scores = np.concatenate([scores, np.float32([0.0, 1 - 2.0**-24, 1.0])])
+  found = calibrated_scores.calibrate(scores, calibration, dtype=tf.float32)
+  np.testing.assert_allclose(found, calibration(scores), atol=1e-6)
+
+
 def test_empty():
   _, calibration = case(0)
   assert calibrated_scores.calibrate(tf.zeros([0, 100]), calibration).shape == (0, 100)
