@@ -32,9 +32,10 @@ def read_csv(
   """One split of a dataset whose boxes are in CSV files.
 
   A file has a line for each object, with at least the columns filename, class, xmin, ymin,
-  xmax and ymax, in any order and case (plain coordinates in pixels); width and height, where they are there, are
-  checked against the image. The images are looked for by their names, wherever they lie
-  below the root. A line with no class and no box is an image without objects.
+  xmax and ymax, in any order and case (plain coordinates in pixels); width and height,
+  where they are there, are checked against the image. The images are looked for by their
+  names, wherever they lie below the root. A line with no class and no box is an image
+  without objects.
 
   Args:
     root: folder of the dataset. Faults name files relative to it.

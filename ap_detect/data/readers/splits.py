@@ -368,11 +368,12 @@ def _find_format(listing, data_format):
   if data_format != "auto":
     return data_format
   voc_folders = voc.find_folders(listing)
+  sources = yolo.find_sources(listing)
   found = {
     "voc": [folder.path for folder in voc_folders if folder.annotations]
     or [path for paths in voc.find_pairs(listing).values() for path in paths],
     "coco": [file.path for file in coco.find_files(listing)],
-    "yolo": [source.path for source in yolo.find_sources(listing)],
+    "yolo": [source.path for source in sources if source.images],
     "csv": list(csv_boxes.find_files(listing).values()),
     "cvat": cvat.find_files(listing),
     "tfrecord": folders.find_shards(listing.root),
@@ -388,6 +389,8 @@ def _find_format(listing, data_format):
       ],
       ["data.format says which is meant, data.annotations where to look"],
     )
+  if sources:
+    return "yolo"  # Reading it says where the images would have to be.
   if voc_folders:
     return "voc"  # of images without annotations
   raise DataError(

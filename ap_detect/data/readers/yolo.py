@@ -91,7 +91,7 @@ def read_yolo(
   """
   listing = listing or Listing(root)
   source, name, sources = _choose_source(listing, split)
-  names = dict.fromkeys(n for s in sources if s.images for n in s.names.values())
+  names = dict.fromkeys(n for s in sources for n in s.names.values())
   class_ids = image_files.number_classes(class_names or list(names))
   notes = image_files.Notes()
   faults: list[str] = []
@@ -136,7 +136,8 @@ def find_sources(listing: Listing) -> list[Source]:
       if os.path.basename(path).lower() in _NAME_FILES:
         sources += _source_of_names(listing, path)
     # Where text files are looked for in a folder of their own, the names lie elsewhere.
-    if sources or not listing.annotation_files(".txt"):
+    has_own = listing.annotations_only and listing.annotation_files(".txt")
+    if sources or not has_own:
       break
   return sources
 
@@ -221,6 +222,8 @@ def _number_lines(listing, path):
 def _choose_source(listing, split):
   """(Source, name of the split in it, all Sources)."""
   sources = find_sources(listing)
+  # A tool's own examples may lie there too.
+  sources = [source for source in sources if source.images] or sources
   found = [
     (source, name)
     for source in sources
@@ -286,7 +289,10 @@ def _load(path) -> dict[str, Any]:
 
 def _load_darknet(listing, path) -> dict[str, Any]:
   """What darknet's obj.data has, as `_load` gives it; empty for any other file."""
-  if os.path.getsize(path) > _DARKNET_BYTES:
+  try:
+    if os.path.getsize(path) > _DARKNET_BYTES:
+      return {}
+  except OSError:
     return {}
   lines = (line.partition("=") for line in _number_lines(listing, path).values())
   content: dict[str, Any] = {key.strip(): value.strip() for key, _, value in lines}

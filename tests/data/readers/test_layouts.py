@@ -709,6 +709,21 @@ class TestYolo:
     np.testing.assert_allclose(data.records[0].boxes, [BOX], atol=1e-5)
     assert ids(read_split(root, "val")) == ["c"]
 
+  def test_examples_of_a_tool_are_not_meant(self, put, put_xml):
+    """A clone of it may lie in the folder."""
+    text = "path: ../datasets/coco\ntrain: images/train2017\nnames: [ant]\n"
+    root = put("tool/data/coco.yaml", content=text)
+    (root / "tool/data/lost.data").symlink_to(root / "nowhere")
+    put("train/a.jpg", "valid/b.jpg")
+    put_xml("train/a.xml", "valid/b.xml")
+    check_one(read_split(root, "train"), "a")
+    (root / "train/a.xml").unlink()
+    (root / "valid/b.xml").unlink()
+    put("train/a.txt", content=YOLO_LINE)
+    put("data.yaml", content="train: train\nnames: [cat]\n")
+    data = read_split(root, "train")
+    assert ids(data) == ["a"] and data.class_names == ("cat",)
+
   def test_a_list_of_names_in_each_folder(self, put):
     """As labelImg leaves them."""
     put("train/a.jpg", "val/b.jpg", "images/c.jpg")
