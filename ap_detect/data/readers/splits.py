@@ -29,7 +29,7 @@ from ap_detect.data.readers import (
   yolo,
 )
 from ap_detect.data.readers.listing import Listing
-from ap_detect.data.records import SKIP, DataError
+from ap_detect.data.records import SKIP, DataError, printable
 
 HOLDOUT_SHARE = 0.2
 
@@ -198,7 +198,8 @@ def take(data, kind, holdout_share=HOLDOUT_SHARE, held_out=()):
   Args:
     data: DetectionDataset of n images.
     kind: see Part. round(holdout_share n) images are held out, but never all; always the
-      same ones, whatever their order, by a hash of their ids.
+      same ones, whatever their order, by a hash of their ids. Roboflow's variants of an
+      image (a_jpg.rf.1.jpg, a_jpg.rf.2.jpg) stay together, but for those of one image.
     holdout_share: see `read_split`.
     held_out: ids, as texts, of images that are held out already. Where any of them are
       there these are held out, and no others: all others may have been trained on.
@@ -248,7 +249,11 @@ def _draw_held_out(data, holdout_share):
   count = len(data.records)
 
   def draw(index):
-    return hashlib.sha256(f"{data.records[index].image_id}".encode()).digest()
+    record = data.records[index]
+    name = os.path.basename(record.image) if isinstance(record.image, str) else ""
+    source, is_variant, _ = name.partition(".rf.")
+    keys = (source if is_variant else record.image_id, record.image_id)
+    return [hashlib.sha256(printable(f"{key}").encode()).digest() for key in keys]
 
   drawn = sorted(range(count), key=draw)
   return set(drawn[: min(round(holdout_share * count), count - 1)])

@@ -966,6 +966,15 @@ class TestHoldout:
     assert val == ids(read_split(root, "val", **options))
     assert val != [f"{k:02d}" for k in range(count)]
 
+  def test_variants_of_an_image_stay_together(self, put, put_xml):
+    """Roboflow writes several of each image to train on."""
+    stems = [f"{k}_jpg.rf.{variant}" for k in range(10) for variant in "abc"]
+    put(*(f"train/{stem}.jpg" for stem in stems))
+    root = put_xml(*(f"train/{stem}.xml" for stem in stems))
+    train, val = (ids(read_split(root, split)) for split in ("train", "val"))
+    assert sorted(train + val) == sorted(stems) and len(val) == 6
+    assert {name[0] for name in train}.isdisjoint(name[0] for name in val)
+
   def test_it_can_be_forbidden(self, root):
     assert len(read_split(root, "train", holdout_share=0).records) == 13
     with pytest.raises(DataError, match="no folder is named for the split 'val'"):
