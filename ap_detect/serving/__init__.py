@@ -1,4 +1,4 @@
-"""SavedModels for TensorFlow Serving: the graph, and the folder that a server reads."""
+"""What is served: SavedModels for TensorFlow Serving, and files for other runtimes."""
 
 from ap_detect import legacy_keras
 

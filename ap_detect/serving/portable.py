@@ -4,7 +4,7 @@
   a file of each graph, see make_graphs, in each precision of the format
   labels.txt     names of the classes 1..K, a line each
   ap_detect.json what the model is, as beside a SavedModel, and how far each file's
-                 answer was from the network's own on two images of noise
+                 answer was from the network's own on images of noise
 """
 
 from __future__ import annotations
