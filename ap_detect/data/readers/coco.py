@@ -83,10 +83,10 @@ def read_coco(
       <split>/_annotations.coco.json, annotations/image_info_<split>.json, or any file
       that looks like COCO's and has the split in its name or folders; "train" finds
       train2017 too, and the only file there is. A sole file that names no split is
-      divided by the folders of its images, where these are named for splits. The images are looked for in <split>,
-      images/<split> and other usual folders, whichever has most of those that the
-      annotations name (those of COCO's test-dev in test's), and what is not there
-      anywhere below the root by its name, however its path was written.
+      divided by the folders of its images, where these are named for splits. The images
+      are looked for in <split>, images/<split> and other usual folders, whichever has
+      most of those that the annotations name (those of COCO's test-dev in test's), and
+      what is not there anywhere below the root by its name, however its path was written.
     image_list: path of a text file that names the images to take out of the split, one
       id, file name or stem a line; no other image, and none of its annotations, is
       looked at. None takes all.
@@ -471,7 +471,7 @@ def _read_annotations(entries, annotated, class_ids, names, notes):
       box_xywh=_own_box(item, box),
     )
     # Of an image that is listed again the annotations are often repeated too.
-    if _as_id(item["image_id"]) != image.image_id and any(
+    if str(_as_id(item["image_id"])) != str(image.image_id) and any(
       (other.box, other.class_id, other.ignored) == (box, class_id, crowd)
       for other in image.objects
     ):
