@@ -34,6 +34,7 @@ import importlib.util
 import statistics
 import time
 
+import kerashub_peer
 import provenance
 from absl import flags
 
@@ -41,13 +42,6 @@ from ap_detect import command_line
 
 _BAR = 1.05
 _CLASSES = 20
-# Last layers of C3, C4 and C5 in Keras' ResNet-50.
-_RESNET_ENDS = {
-  "P3": "conv3_block4_out",
-  "P4": "conv4_block6_out",
-  "P5": "conv5_block3_out",
-}
-
 _PEER = flags.DEFINE_enum(
   "peer", "keras_cv", ["keras_cv", "keras_hub"], "Whose RetinaNet to compare with."
 )
@@ -159,7 +153,7 @@ def _build_keras_cv(is_compiled):
     )
   else:
     backbone = tf.keras.applications.ResNet50(include_top=False, weights=None)
-    backbone.pyramid_level_inputs = _RESNET_ENDS
+    backbone.pyramid_level_inputs = kerashub_peer.RESNET_ENDS
   model = keras_cv.models.RetinaNet(
     backbone, num_classes=_CLASSES, bounding_box_format="yxyx"
   )
@@ -175,39 +169,9 @@ def _build_keras_cv(is_compiled):
 
 def _build_keras_hub(is_compiled):
   import keras
-  import keras_hub
 
-  if _OWN_RESNET.value:
-    encoder = keras_hub.models.ResNetBackbone(
-      input_conv_filters=[64],
-      input_conv_kernel_sizes=[7],
-      stackwise_num_filters=[64, 128, 256, 512],
-      stackwise_num_blocks=[3, 4, 6, 3],
-      stackwise_num_strides=[1, 2, 2, 2],
-      block_type="bottleneck_block",
-    )
-  else:
-    encoder = keras.applications.ResNet50(include_top=False, weights=None)
-    encoder.pyramid_outputs = {
-      level: encoder.get_layer(end).output for level, end in _RESNET_ENDS.items()
-    }
-  backbone = keras_hub.models.RetinaNetBackbone(
-    encoder, min_level=3, max_level=7, use_p5=True
-  )
-  model = keras_hub.models.RetinaNetObjectDetector(
-    backbone,
-    num_classes=_CLASSES,
-    bounding_box_format="yxyx",
-    anchor_generator=keras_hub.layers.AnchorGenerator(
-      "yxyx",
-      min_level=3,
-      max_level=7,
-      num_scales=2,
-      aspect_ratios=[0.5, 1.0, 2.0],
-      anchor_size=4.0,
-    ),
-  )
-  _freeze(encoder.layers, keras.layers.BatchNormalization)
+  model = kerashub_peer.build(_CLASSES, own_resnet=_OWN_RESNET.value)
+  _freeze(model.backbone.image_encoder.layers, keras.layers.BatchNormalization)
   model.compile(
     optimizer=keras.optimizers.SGD(1e-6, momentum=0.9), jit_compile=is_compiled
   )

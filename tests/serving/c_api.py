@@ -72,45 +72,51 @@ class Session:
     for name in ("TensorByteSize", "StringGetSize"):
       getattr(lib, f"TF_{name}").restype = ctypes.c_size_t
     lib.TF_Dim.restype = ctypes.c_int64
-    self._status = pointer(lib.TF_NewStatus())
+    status = pointer(lib.TF_NewStatus())
     self._graph = pointer(lib.TF_NewGraph())
     meta = pointer(lib.TF_NewBuffer())
     tags = (ctypes.c_char_p * 1)(b"serve")
     self._session = pointer(
       lib.TF_LoadSessionFromSavedModel(
         *(pointer(lib.TF_NewSessionOptions()), None, folder.encode(), tags, 1),
-        *(self._graph, meta, self._status),
+        *(self._graph, meta, status),
       )
     )
-    self._check()
+    self._check(status)
     buffer = ctypes.cast(meta, ctypes.POINTER(Buffer)).contents
     self.signatures = signatures(ctypes.string_at(buffer.data, buffer.length))
 
   def run(self, signature, inputs):
-    """{output: array} of a signature for {input: array}; or raises Refused."""
+    """{output: array} of a signature for {input: array}; or raises Refused.
+
+    Threads may run it at once.
+    """
     _, given, wanted = self.signatures[signature]
     lib, names = self._lib, sorted(wanted)
     feeds = (Output * len(inputs))(*(self._output(given[name]) for name in inputs))
     fetches = (Output * len(names))(*(self._output(wanted[name]) for name in names))
     fed = (pointer * len(inputs))(*map(self._to_tensor, inputs.values()))
     found = (pointer * len(names))()
+    status = pointer(lib.TF_NewStatus())
     lib.TF_SessionRun(
       *(self._session, None, feeds, fed, len(inputs), fetches, found, len(names)),
-      *(None, 0, None, self._status),
+      *(None, 0, None, status),
     )
     for tensor in fed:
       lib.TF_DeleteTensor(pointer(tensor))
-    self._check()
+    self._check(status)
     answer = {name: self._to_array(tensor) for name, tensor in zip(names, found)}
     for tensor in found:
       lib.TF_DeleteTensor(pointer(tensor))
     return answer
 
-  def _check(self):
-    code = self._lib.TF_GetCode(self._status)
+  def _check(self, status):
+    """Frees a status; raises Refused where it is an error."""
+    code, message = self._lib.TF_GetCode(status), self._lib.TF_Message(status)
+    message = ctypes.string_at(message).decode(errors="replace")
+    self._lib.TF_DeleteStatus(status)
     if code != OK:
-      message = ctypes.string_at(self._lib.TF_Message(self._status))
-      raise Refused(code, message.decode(errors="replace"))
+      raise Refused(code, message)
 
   def _output(self, tensor):
     name, index = tensor[0].split(":")
