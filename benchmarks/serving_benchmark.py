@@ -11,12 +11,13 @@ The weights are random, and every box-class pair may be detected, in ours and th
 so that NMS has all the work that it can have. The images are JPEG files of 480 x 640 and
 640 x 480 px, with as much detail as photos; a request is the signature image_bytes.
 
-1. A request of each batch size: in every runtime as a whole, and in its parts alone:
+1. A request of each batch size: in every --runtime as a whole, and in its parts alone:
    decoding, decoding with resizing, the network, and post-processing with calibration.
    Beside them KerasHub's RetinaNet with its decoder, on the same ResNet-50, anchors and
    size of heads: `predict` of pixels of the network's size that are in memory, and of
    the same files by tf.data with KerasHub's image converter; not compiled by XLA, as
    ours, unless --peer_jit_compile.
+   Runtimes that decode no files get images from TensorFlow, and LiteRT one at a time.
 2. The requests a second of 1 to 16 clients. A client is a thread of this process that
    sends one image after another, so that nothing is measured of a network or of messages.
    Unbatched, it runs the model itself. Batched, requests wait for a Batcher, which stands
@@ -62,7 +63,10 @@ _BACKBONE = flags.DEFINE_string("backbone", "resnet50", "Of our network.")
 _SIZE = flags.DEFINE_integer("image_size", 512, "Side of its input, pixels.")
 _BATCH_SIZES = flags.DEFINE_multi_integer("batch_size", [1, 8], "Images a request.")
 _RUNTIMES = flags.DEFINE_multi_enum(
-  "runtime", ["saved_model", "c_api"], ["saved_model", "c_api"], "What runs the model."
+  "runtime",
+  ["saved_model", "c_api"],
+  ["saved_model", "c_api", "onnx", "tflite"],
+  "What runs the model: TensorFlow from Python or by its C API, ONNX Runtime, LiteRT.",
 )
 _PEER = flags.DEFINE_enum("peer", "", ["", "keras_hub"], "Whose to compare with.")
 _PEER_JIT = flags.DEFINE_bool(
@@ -88,7 +92,7 @@ def main(_):
   with tempfile.TemporaryDirectory() as path:
     module = graph.ServingModule(detector)
     tf.saved_model.save(module, path, {_SIGNATURE: module.functions[_SIGNATURE]})
-    runtimes = {name: _load(name, path) for name in _RUNTIMES.value}
+    runtimes = {name: _load(name, detector, path) for name in _RUNTIMES.value}
     peer = _make_peer() if _PEER.value else None
     results = {
       "network": f"{_BACKBONE.value} at {_SIZE.value} px, {_CLASSES} classes",
@@ -110,24 +114,38 @@ def _make_detector():
   from ap_detect.runs import model as model_lib
   from ap_detect.serving import graph
 
+  size = (_SIZE.value, _SIZE.value)
   values = config_lib.default_config()
   values.data.root = "not read"
-  values.data.image_size_px = (_SIZE.value, _SIZE.value)
+  values.data.image_size_px = size
   values.model.backbone = _BACKBONE.value
   values.model.backbone_weights = ""
   values.model.frozen_levels = 0
   values.eval.score_threshold = 0.0
   config = config_lib.resolve(values)
+  network = model_lib.build_network(config, _CLASSES, pretrained=False)
+  _spread(network, np.random.default_rng(0).uniform(0, 255, [1, *size, 3]))
   points = tuple(np.linspace(0.001, 0.999, 12))
   return graph.Detector(
-    network=model_lib.build_network(config, _CLASSES, pretrained=False),
+    network=network,
     anchors=model_lib.make_anchors(config),
     post_process=model_lib.make_detect(config),
-    image_size=config.data.image_size_px,
+    image_size=size,
     class_names=tuple(f"class {number}" for number in range(_CLASSES)),
     class_thresholds=(0.0,) * _CLASSES,
     calibration=ScoreCalibration(points, points),
   )
+
+
+def _spread(network, images):
+  """Gives a network logits and boxes as far apart as a trained one's."""
+  outputs = network(images.astype(np.float32), training=False)
+  for name, values, deviation in (
+    ("class_head_output", outputs.class_logits, 2.0),
+    ("box_head_output", outputs.box_outputs, 0.3),
+  ):
+    kernel = network.get_layer(name).kernel
+    kernel.assign(kernel * deviation / np.std(values))
 
 
 def _make_files(number):
@@ -148,23 +166,64 @@ def _make_files(number):
   return [make([(480, 640), (640, 480)][place % 2]) for place in range(number)]
 
 
-def _load(runtime, path):
+def _load(runtime, detector, path):
   """Function of image files to {output: array}; threads may call it at once."""
+  if runtime == "saved_model":
+    return _load_saved_model(path)
+  if runtime == "c_api":
+    return _load_c_api(path)
+  return _load_other(runtime, detector, path)
+
+
+def _load_saved_model(path):
   import tensorflow as tf
 
-  if runtime == "saved_model":
-    signature = tf.saved_model.load(path).signatures[_SIGNATURE]
+  signature = tf.saved_model.load(path).signatures[_SIGNATURE]
 
-    def answer(files):
-      found = signature(image_bytes=tf.constant(files))
-      return {name: value.numpy() for name, value in found.items()}
+  def answer(files):
+    found = signature(image_bytes=tf.constant(files))
+    return {name: value.numpy() for name, value in found.items()}
 
-  else:
-    c_api = _import_c_api()
-    session = c_api.Session(c_api.library_path(), path)
+  return answer
 
-    def answer(files):
-      return session.run(_SIGNATURE, {"image_bytes": c_api.strings(files)})
+
+def _load_c_api(path):
+  c_api = _import_c_api()
+  session = c_api.Session(c_api.library_path(), path)
+  return lambda files: session.run(_SIGNATURE, {"image_bytes": c_api.strings(files)})
+
+
+def _load_other(runtime, detector, path):
+  """Of a runtime that decodes no files: TensorFlow does that, and resizes."""
+  from ap_detect.serving import formats
+
+  module = formats.load(runtime)
+  version = module.export(detector, path, model_name="benchmark")
+  name = {"onnx": "detections.onnx", "tflite": "detections_float32.tflite"}[runtime]
+  run, fit, lock = (
+    module.load(os.path.join(version, name)),
+    _make_fit(detector),
+    threading.Lock(),
+  )
+
+  def run_one_by_one(inputs):
+    rows = []
+    for values in zip(*inputs.values()):
+      with lock:
+        rows.append(run({key: value[np.newaxis] for key, value in zip(inputs, values)}))
+    return {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+
+  run_batch = run_one_by_one if runtime == "tflite" else run
+
+  def answer(files):
+    fitted = fit(files)
+    return run_batch(
+      {
+        "inputs": fitted.images.numpy(),
+        "content_sizes": (fitted.sizes * fitted.scales[:, np.newaxis]).numpy(),
+        "score_thresholds": np.zeros([len(files), _CLASSES], np.float32),
+      }
+    )
 
   return answer
 
@@ -239,7 +298,7 @@ def _make_parts(detector, files):
   import tensorflow as tf
 
   from ap_detect import images as image_ops
-  from ap_detect.serving import calibrated_scores, decoding
+  from ap_detect.serving import calibrated_scores
 
   @tf.function
   def decode(files):
@@ -247,12 +306,6 @@ def _make_parts(detector, files):
       lambda file: image_ops.decode_image(file)[0, 0], tf.data.AUTOTUNE
     )
     return decoded.batch(len(files)).get_single_element()
-
-  @tf.function
-  def fit(files):
-    return decoding.fit_encoded(
-      files, detector.image_size, max_image_pixels=detector.max_image_pixels
-    )
 
   @tf.function
   def network(images):
@@ -266,7 +319,7 @@ def _make_parts(detector, files):
     found = detector.post_process(outputs, content_sizes, thresholds, calibrate)
     return found, calibrate(found.scores)
 
-  files = tf.constant(files)
+  files, fit = tf.constant(files), _make_fit(detector)
   fitted = fit(files)
   outputs = network(fitted.images)
   content_sizes = fitted.sizes * fitted.scales[:, tf.newaxis]
@@ -277,6 +330,20 @@ def _make_parts(detector, files):
     "network": lambda: network(fitted.images).box_outputs.numpy(),
     "post-processing": lambda: post_process(outputs, content_sizes, thresholds),
   }
+
+
+def _make_fit(detector):
+  """decoding.fit_encoded for a detector, as a graph."""
+  import tensorflow as tf
+
+  from ap_detect.serving import decoding
+
+  fit = functools.partial(
+    decoding.fit_encoded,
+    image_size=detector.image_size,
+    max_image_pixels=detector.max_image_pixels,
+  )
+  return tf.function(fit, [tf.TensorSpec([None], tf.string)])
 
 
 def _time_clients(runtimes, files):
