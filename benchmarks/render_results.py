@@ -116,11 +116,10 @@ def serving_tables(results):
   Returns:
     The seconds of a request and its parts, requests a second, and first requests.
   """
-  parts = [
-    f"{results['network']}; files of {results['mean_file_bytes'] / 1e3:.0f} kB.",
-    "\n".join(_latency_lines(results["latencies"])),
-  ]
-  if any(row["seconds"] for row in results["throughputs"]):
+  parts = [f"{results['network']}; files of {results['mean_file_bytes'] / 1e3:.0f} kB."]
+  if results["latencies"]:
+    parts.append("\n".join(_latency_lines(results["latencies"])))
+  if results["throughputs"]:
     parts.append("\n".join(_throughput_lines(results["throughputs"])))
   if results["first_requests"]:
     parts.append(_first_requests(results["first_requests"]))

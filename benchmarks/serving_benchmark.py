@@ -26,6 +26,7 @@ so that NMS has all the work that it can have. The images are JPEG files of 480 
    answered the warm-up requests of this signature; and before these, the very first.
 
 Rounds of all alternate, so that a busy machine slows them alike; figures are medians.
+--rounds=0, --client_rounds=0 and --loads=0 leave out the first, second and third of these.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ _PEER_JIT = flags.DEFINE_bool(
 )
 _CLIENTS = flags.DEFINE_multi_integer("clients", [1, 2, 4, 8, 16], "Clients at once.")
 _REQUESTS = flags.DEFINE_integer("requests", 16, "Of all clients together, at least.")
-_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds to take medians of.", 1)
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds to take medians of.", 0)
 _CLIENT_ROUNDS = flags.DEFINE_integer("client_rounds", 3, "The same of clients.", 0)
 _LOADS = flags.DEFINE_integer("loads", 5, "New processes, for first requests.", 0)
 _report = provenance.define_flags()
@@ -99,9 +100,9 @@ def main(_):
       "mean_file_bytes": round(statistics.mean(map(len, files))),
       "latencies": [
         _time_requests(detector, runtimes, peer, files[:size])
-        for size in _BATCH_SIZES.value
+        for size in (_BATCH_SIZES.value if _ROUNDS.value else ())
       ],
-      "throughputs": _time_clients(runtimes, files),
+      "throughputs": _time_clients(runtimes, files) if _CLIENT_ROUNDS.value else [],
       "first_requests": [_time_first(path, files[0]) for _ in range(_LOADS.value)],
     }
   print(render_results.serving_tables(results))
@@ -200,11 +201,8 @@ def _load_other(runtime, detector, path):
   module = formats.load(runtime)
   version = module.export(detector, path, model_name="benchmark")
   name = {"onnx": "detections.onnx", "tflite": "detections_float32.tflite"}[runtime]
-  run, fit, lock = (
-    module.load(os.path.join(version, name)),
-    _make_fit(detector),
-    threading.Lock(),
-  )
+  run = module.load(os.path.join(version, name))
+  fit, lock = _make_fit(detector), threading.Lock()
 
   def run_one_by_one(inputs):
     rows = []
@@ -353,7 +351,7 @@ def _time_clients(runtimes, files):
   lines = {}
   with contextlib.ExitStack() as stack:
     for name, answer in runtimes.items():
-      for size in warm_up.BATCH_SIZES if _CLIENT_ROUNDS.value else ():
+      for size in warm_up.BATCH_SIZES:
         answer(list(itertools.islice(itertools.cycle(files), size)))
       asks = {
         False: lambda file, answer=answer: answer([file]),
