@@ -225,7 +225,7 @@ class TestPredict:
 def test_command(trained_run, folder, capsys, tmp_path, monkeypatch):
   output_dir = str(tmp_path / "out")
   options = {"MODEL_DIR": trained_run, "OUTPUT_DIR": output_dir}
-  options.update(CHECKPOINT="", MAX_IMAGE_PIXELS=None)
+  options.update(CHECKPOINT="", AVERAGED_WEIGHTS=True, MAX_IMAGE_PIXELS=None)
   for name, value in options.items():
     flag = types.SimpleNamespace(value=value)
     monkeypatch.setattr(predict, name, flag, raising=False)

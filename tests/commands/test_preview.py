@@ -82,7 +82,7 @@ def test_what_training_leaves_out_is_left_out(make_config, tmp_path):
   for item in content["annotations"]:
     item["iscrowd"] = int(item["image_id"] != 2)
   files.write_json(path, content)
-  options = {"data.format": "coco", "data.root": root}
+  options = {"data.format": "coco", "data.root": root, "data.holdout_share": 0.0}
   dropping = {"data.drop_ignored_objects": True, "data.drop_empty_images": True}
   everything = preview.make_previews(make_config(options), 3)
   kept = preview.make_previews(make_config({**options, **dropping}), 3)

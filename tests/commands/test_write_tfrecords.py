@@ -54,6 +54,7 @@ def test_a_joined_split_needs_a_name(make_config, tmp_path):
   for name in ("one", "two"):
     write_tfrecords.write(first, "train", str(tmp_path), name=name)
   changes = {"data.format": "tfrecord", "data.root": str(tmp_path)}
+  changes["data.holdout_share"] = 0.0
   config = make_config({**changes, "data.train_split": "one+two"})
   with pytest.raises(ValueError, match="must have a name of letters"):
     write_tfrecords.write(config, "one+two", str(tmp_path))

@@ -352,7 +352,7 @@ class TestTheBest:
     config = folder.load_config(trained_run)
     validator = validation.Validator(
       trained_run,
-      types.SimpleNamespace(record=record, restore_weights=restored.append),
+      types.SimpleNamespace(record=record, restore_judged_weights=restored.append),
       types.SimpleNamespace(evaluate=lambda dataset: (judged, None, None)),
       data_lib.open_split(config, "val", shapes.CLASS_NAMES),
       writer=None,

@@ -59,9 +59,9 @@ def test_log_and_chart_over_restarts(
   assert all(re.match(r"[-\d]{10} [:\d]{8} ", line) for line in said.splitlines())
   expected = [
     *("train: 12 images, ", "epoch 1/1: total_loss ", "epoch 1/1: validation AP "),
-    "training is finished at step 3, epoch 1.00 of 1; best validation AP ",
+    "training is finished, at step 3, epoch 1.00 of 1; best validation AP ",
     *("train: 12 images, ", "continuing at step 3, ", "epoch 2/2: validation AP "),
-    "training is finished at step 6, epoch 2.00 of 2; best validation AP ",
+    "training is finished, at step 6, epoch 2.00 of 2; best validation AP ",
     *("train: 12 images, ", "this run is finished: 2.00 of 2 epochs are done"),
   ]
   place = 0
@@ -101,7 +101,7 @@ def test_redirected(tmp_path):
   assert all(map(OUR_LINE.match, lines)), done.stderr
   assert "\r" not in done.stderr and "\033" not in done.stderr
   assert "WARNING" not in done.stderr
-  assert any("training is finished at step 18, " in line for line in lines)
+  assert any("training is finished, at step 18, " in line for line in lines)
   kept = (model_dir / "train.log").read_text().splitlines()
   # The start of a line is the date; the evaluation at the end is kept too.
   assert [line[11:] for line in kept] == lines
