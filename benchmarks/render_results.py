@@ -157,8 +157,7 @@ def _throughput_lines(throughputs):
     key = f"{row['runtime']}, {'batched' if row['batched'] else 'one by one'}"
     rate = row["requests"] / statistics.median(row["seconds"])
     found.setdefault(key, {})[row["clients"]] = f"{rate:.2f}"
-  clients = list(next(iter(found.values())))
-  columns = ["images/s", *(f"{number} clients" for number in clients)]
+  columns = ["images/s, by number of clients", *map(str, next(iter(found.values())))]
   return [*_head(columns), *(_line([key, *found[key].values()]) for key in found)]
 
 
