@@ -15,8 +15,8 @@ so that NMS has all the work that it can have. The images are JPEG files of 480 
    decoding, decoding with resizing, the network, and post-processing with calibration.
    Beside them KerasHub's RetinaNet with its decoder, on the same ResNet-50, anchors and
    size of heads: `predict` of pixels of the network's size that are in memory, and of
-   the same files by tf.data with KerasHub's image converter; not compiled by XLA, as
-   ours, unless --peer_jit_compile.
+   the same files, decoded in a graph with KerasHub's image converter; not compiled by
+   XLA, as ours, unless --peer_jit_compile.
    Runtimes that decode no files get images from TensorFlow, and LiteRT one at a time.
 2. The requests a second of 1 to 16 clients. A client is a thread of this process that
    sends one image after another, so that nothing is measured of a network or of messages.
@@ -265,12 +265,17 @@ def _peer_lines(model, files):
   pixels = pixels.astype(np.float32)
 
   def decode(file):
-    image = tf.io.decode_image(file, channels=3, expand_animations=False)
-    return tf.ensure_shape(convert(image), [side, side, 3])
+    return convert(tf.io.decode_image(file, channels=3, expand_animations=False))
+
+  # Traced once, as a user's input pipeline is, not at each request.
+  @tf.function
+  def fit(files):
+    images = tf.data.Dataset.from_tensor_slices(files).map(decode, tf.data.AUTOTUNE)
+    return images.batch(len(files)).get_single_element()
 
   def predict_files():
-    images = tf.data.Dataset.from_tensor_slices(files).map(decode, tf.data.AUTOTUNE)
-    return model.predict(images.batch(len(files), drop_remainder=True), verbose=0)
+    images = fit(tf.constant(files)).numpy()
+    return model.predict(images, batch_size=len(files), verbose=0)
 
   def predict_pixels():
     return model.predict(pixels, batch_size=len(files), verbose=0)
