@@ -23,6 +23,7 @@ from ap_detect.data.readers import (
   csv_boxes,
   cvat,
   folders,
+  layouts,
   split_names,
   tfrecords,
   voc,
@@ -43,15 +44,6 @@ _READERS = {
 
 # Of the formats that tell images without annotation from those that are not meant.
 _WITH_NEGATIVES = ("voc", "csv")
-
-_LAYOUTS = (
-  "VOC: XML files beside images or in a folder of their own, with or without ImageSets",
-  "COCO: a JSON file with lists of images, annotations and categories",
-  "YOLO: data.yaml, or classes.txt beside text files of boxes",
-  "CSV: the columns filename, class, xmin, ymin, xmax and ymax",
-  "CVAT: its XML file for images, version 1.1",
-  "TFRecord: <split>-*-of-*.tfrecord, as `ap_detect write_tfrecords` writes them",
-)
 
 
 class Part(NamedTuple):
@@ -172,10 +164,12 @@ def find_part(
   def find_choice(annotations, images):
     try:
       listing = Listing(root, annotations=annotations, images=images)
-      found_format = _find_format(listing, data_format)
+      found_format = layouts.find_format(listing, data_format)
       if found_format == "coco":
         return functools.partial(coco.choose_names, coco.find_files(listing))
-      return functools.partial(split_names.choose, _names_of(listing, found_format))
+      return functools.partial(
+        split_names.choose, layouts.names_of(listing, found_format)
+      )
     except DataError:
       return lambda _, *, sole: []  # Reading it says so.
 
@@ -355,7 +349,7 @@ def _is_split(places, name, data_format):
   try:
     annotations, images = _below(places[0], name, *places[1:])
     listing = Listing(places[0], annotations=annotations, images=images)
-    known = _names_of(listing, _find_format(listing, data_format))
+    known = layouts.names_of(listing, layouts.find_format(listing, data_format))
   except DataError:
     return False
   return bool(split_names.choose(known, name))
@@ -366,94 +360,6 @@ def _below(root, split, *paths):
   return [
     os.path.join(root, path.replace("{split}", split)) if path else "" for path in paths
   ]
-
-
-def _find_format(listing, data_format):
-  """The format of what lies in a folder."""
-  if data_format != "auto":
-    return data_format
-  voc_folders = voc.find_folders(listing)
-  sources = yolo.find_sources(listing)
-  found = {
-    "voc": [folder.path for folder in voc_folders if folder.annotations]
-    or [path for paths in voc.find_pairs(listing).values() for path in paths],
-    "coco": [file.path for file in coco.find_files(listing)],
-    "yolo": [source.path for source in sources if source.images],
-    "csv": list(csv_boxes.find_files(listing).values()),
-    "cvat": cvat.find_files(listing),
-    "tfrecord": folders.find_shards(listing.root),
-  }
-  formats = [name for name, paths in found.items() if paths]
-  if len(formats) == 1:
-    return formats[0]
-  if formats:
-    raise DataError(
-      [
-        f"{listing.root}: holds several formats: "
-        + "; ".join(f"{name} for {folders.some_names(found[name])}" for name in formats)
-      ],
-      ["data.format says which is meant, data.annotations where to look"],
-    )
-  if sources:
-    return "yolo"  # Reading it says where the images would have to be.
-  if voc_folders:
-    return "voc"  # of images without annotations
-  raise DataError(
-    [
-      _describe_nothing(listing),
-      *yolo.describe_damaged(listing),
-      *csv_boxes.describe_others(listing),
-    ],
-    _advise_on_nothing(listing),
-  )
-
-
-def _describe_nothing(listing):
-  unreadable = "".join(f"; {path} cannot be read" for path in listing.unreadable)
-  return (
-    f"{listing.root}: no annotations of a known layout. Looked for "
-    f"{'; '.join(_LAYOUTS)}. Found {listing.describe()}{unreadable}"
-  )
-
-
-def _advise_on_nothing(listing):
-  advice = [
-    "data.annotations and data.images name folders elsewhere; data.format says what is "
-    "meant where files are known by no mark"
-  ]
-  if listing.is_part:
-    advice.append(
-      f"If images and annotations lie side by side, give {os.path.dirname(listing.root)}"
-    )
-  if yolo.has_boxes(listing):
-    advice.append(
-      "Images have text files: if these are YOLO's boxes, write the names of the classes, "
-      f"one a line, into {os.path.join(listing.root, 'classes.txt')}"
-    )
-  if listing.images:
-    advice.append(
-      f"{len(listing.images)} images without annotations are enough for `ap_detect predict`"
-    )
-  return advice
-
-
-def _names_of(listing, data_format):
-  """Names of the splits of a folder, "" for what is of none; list, each once."""
-  if data_format == "voc":
-    voc_folders = voc.find_folders(listing)
-    names = [name for folder in voc_folders for name in folder.split_names()]
-    names = names if voc_folders else list(voc.find_pairs(listing))
-  elif data_format == "coco":
-    names = coco.split_names_of(coco.find_files(listing))
-  elif data_format == "yolo":
-    names = [name for source in yolo.find_sources(listing) for name in source.images]
-  elif data_format == "csv":
-    names = list(csv_boxes.find_files(listing))
-  elif data_format == "cvat":
-    names = cvat.find_splits(listing)
-  else:
-    names = tfrecords.find_splits(listing.root)
-  return list(dict.fromkeys(names))
 
 
 def _parse(root, split):
@@ -480,13 +386,13 @@ def _parse(root, split):
 def _read_part(part, places, data_format, options):
   annotations, images = _below(places[0], part.split, *places[1:])
   listing = Listing(part.root, annotations=annotations, images=images)
-  data_format = _find_format(listing, data_format)
+  data_format = layouts.find_format(listing, data_format)
   options = {**options, "image_list": part.image_list}
   negatives = options.pop("unannotated_are_negatives")
   one_based_inclusive = options.pop("one_based_inclusive")
   if data_format == "tfrecord":
     name = split_names.choose(
-      _names_of(listing, data_format), part.split, sole=True
+      layouts.names_of(listing, data_format), part.split, sole=True
     ) or [part.split]
     data = tfrecords.read_tfrecords(part.root, name[0], **options)
   else:
