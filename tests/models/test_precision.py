@@ -38,14 +38,16 @@ def test_layers_compute_in_it_but_the_first_and_the_last(networks):
 
 
 def test_outputs_and_gradients_are_float32_and_near(networks):
-  images = tf.random.uniform([2, 64, 64, 3], maxval=255, seed=1)
+  images = np.random.default_rng(0).uniform(0, 255, [2, 128, 128, 3])
+  images = images.astype(np.float32)
   exact, rounded = (networks[name] for name in ("float32", "bfloat16"))
   for weight, value in zip(rounded.weights, exact.weights):
     weight.assign(value)
   gradients = []
   for network in (exact, rounded):
     with tf.GradientTape() as tape:
-      outputs = network(images, training=True)
+      # Not in training: of two images alone, batch norm magnifies any rounding.
+      outputs = network(images, training=False)
       total = tf.add_n([tf.reduce_sum(tf.square(output)) for output in outputs])
     assert {output.dtype for output in outputs} == {tf.float32}
     gradients.append(tape.gradient(total, network.trainable_weights))
