@@ -20,7 +20,7 @@ from ap_detect.data.readers import (
   split_names,
 )
 from ap_detect.data.readers.listing import Listing
-from ap_detect.data.records import DataError, DetectionDataset
+from ap_detect.data.records import DataError
 
 # What a split's file is called, best first: COCO's own, its shorter form, Roboflow's, and
 # COCO's for images without labels. Other files may be anywhere, of any name.
@@ -131,16 +131,17 @@ def read_coco(
   faults += _read_annotations(annotation_entries, annotated, class_ids, names, notes)
   faults = list_faults + [f"{source}: {fault}" for fault in faults]
   images = list({id(image): image for image in annotated.values()}.values())
-  records = image_files.make_records(images, faults, root=listing.root, **image_options)
-  image_files.refuse_faults(faults, records, class_ids, skip_faulty=skip_faulty)
-  return DetectionDataset(
-    records=tuple(records),
-    class_names=chosen,
+  return image_files.make_dataset(
+    images,
+    faults,
+    class_ids,
+    root=listing.root,
+    skip_faulty=skip_faulty,
     category_ids=_choose_ids(chosen, names, united, content),
     ignored_are_crowds=True,
-    skipped=tuple(faults),
     has_labels="annotations" in content,
-    notes=tuple(f"{source}: {line}" for line in notes.lines()),
+    notes=[f"{source}: {line}" for line in notes.lines()],
+    **image_options,
   )
 
 

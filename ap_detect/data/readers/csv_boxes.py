@@ -9,7 +9,7 @@ import os
 
 from ap_detect.data.readers import image_files, image_lists, split_names, text_files
 from ap_detect.data.readers.listing import Listing
-from ap_detect.data.records import DataError, DetectionDataset
+from ap_detect.data.records import DataError
 
 _CORNERS = ("ymin", "xmin", "ymax", "xmax")
 _COLUMNS = ("filename", "class", *_CORNERS)
@@ -94,16 +94,13 @@ def read_csv(
       first.faulty |= image.faulty
   if unannotated_are_negatives and image_list is None:
     annotated += _images_alone(listing, path, rows, annotated)
-  records = image_files.make_records(
-    annotated, faults, root=listing.root, **image_options
-  )
-  image_files.refuse_faults(faults, records, class_ids, skip_faulty=skip_faulty)
-  return DetectionDataset(
-    records=tuple(records),
-    class_names=tuple(class_ids),
-    category_ids=tuple(class_ids.values()),
-    ignored_are_crowds=False,
-    skipped=tuple(faults),
+  return image_files.make_dataset(
+    annotated,
+    faults,
+    class_ids,
+    root=listing.root,
+    skip_faulty=skip_faulty,
+    **image_options,
   )
 
 

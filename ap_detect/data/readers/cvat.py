@@ -16,7 +16,7 @@ from ap_detect.data.readers import (
   voc_xml,
 )
 from ap_detect.data.readers.listing import Listing
-from ap_detect.data.records import DataError, DetectionDataset
+from ap_detect.data.records import DataError
 
 _ROOT = "annotations"
 
@@ -73,7 +73,7 @@ def read_cvat(
     ValueError: class_names has a name twice.
   """
   listing = listing or Listing(root)
-  roots = {path: _parse(listing, path) for path in find_files(listing)}
+  roots = _parse_all(listing)
   splits = _split(listing, roots)
   names = split_names.choose(splits, split, sole=True)
   if len(names) != 1:
@@ -99,17 +99,14 @@ def read_cvat(
     item.image_id = _name(image) if is_single else f"{source}:{_name(image)}"
     faults += [f"{source}: {reason}" for reason in reasons]
     annotated.append(item)
-  records = image_files.make_records(
-    annotated, faults, root=listing.root, **image_options
-  )
-  image_files.refuse_faults(faults, records, class_ids, skip_faulty=skip_faulty)
-  return DetectionDataset(
-    records=tuple(records),
-    class_names=tuple(class_ids),
-    category_ids=tuple(class_ids.values()),
-    ignored_are_crowds=False,
-    skipped=tuple(faults),
+  return image_files.make_dataset(
+    annotated,
+    faults,
+    class_ids,
+    root=listing.root,
+    skip_faulty=skip_faulty,
     notes=notes.lines(),
+    **image_options,
   )
 
 
@@ -130,8 +127,12 @@ def find_files(listing: Listing) -> list[str]:
 
 def find_splits(listing: Listing) -> list[str]:
   """Names of the splits of all files."""
-  roots = {path: _parse(listing, path) for path in find_files(listing)}
-  return list(_split(listing, roots))
+  return list(_split(listing, _parse_all(listing)))
+
+
+def _parse_all(listing):
+  """Dict of a file's path to its root element."""
+  return {path: _parse(listing, path) for path in find_files(listing)}
 
 
 def _parse(listing, path):
@@ -304,10 +305,7 @@ _SHAPES = {
 
 def _number(element, name, default=""):
   text = element.get(name, default)
-  try:
-    number = float(text)
-  except ValueError:
-    number = math.nan
-  if not math.isfinite(number):
+  number = image_files.to_finite(text)
+  if number is None:
     raise ValueError(f"has {name} {text!r:.80}, not a finite number")
   return number

@@ -18,7 +18,13 @@ import tensorflow as tf
 from ap_detect import boxes as box_ops
 from ap_detect import errors, images
 from ap_detect.data import conversion, encoded, image_headers
-from ap_detect.data.records import SKIP, DataError, ImageRecord, printable
+from ap_detect.data.records import (
+  SKIP,
+  DataError,
+  DetectionDataset,
+  ImageRecord,
+  printable,
+)
 
 MAX_IMAGE_PIXELS = 50_000_000
 
@@ -124,6 +130,15 @@ def number_classes(class_names):
   return class_ids
 
 
+def to_finite(text):
+  """The finite number that a text is; None for any other."""
+  try:
+    number = float(text)
+  except ValueError:
+    return None
+  return number if math.isfinite(number) else None
+
+
 def annotated_size(height, width):
   """(height, width) as an annotation has it, or None where it was left open: 0 or -1.
 
@@ -215,6 +230,54 @@ def make_records(
     if record is not None and image.path not in broken:
       records.append(dataclasses.replace(record, exif_orientation=exif_orientation))
   return records
+
+
+def make_dataset(
+  annotated,
+  faults,
+  class_ids,
+  *,
+  root,
+  skip_faulty,
+  category_ids=None,
+  ignored_are_crowds=False,
+  has_labels=True,
+  notes=(),
+  advice=(),
+  **image_options,
+):
+  """A split of images as their annotations have them.
+
+  Args:
+    annotated: list of AnnotatedImage.
+    faults: list of lines that were found so far; extended.
+    class_ids: dict of a class's name to 1..K, in that order.
+    root: see `make_records`.
+    skip_faulty: see `refuse_faults`.
+    category_ids: see DetectionDataset; None for 1..K.
+    ignored_are_crowds: see DetectionDataset.
+    has_labels: see DetectionDataset.
+    notes: see DetectionDataset.
+    advice: see `refuse_faults`.
+    **image_options: see `make_records`.
+
+  Returns:
+    DetectionDataset.
+
+  Raises:
+    DataError: faults that may not be skipped, or nothing is left.
+  """
+  records = make_records(annotated, faults, root=root, **image_options)
+  refuse_faults(faults, records, class_ids, skip_faulty=skip_faulty, advice=advice)
+  return DetectionDataset(
+    records=tuple(records),
+    class_names=tuple(class_ids),
+    category_ids=tuple(class_ids.values()) if category_ids is None else category_ids,
+    ignored_are_crowds=ignored_are_crowds,
+    skipped=tuple(faults),
+    has_labels=has_labels,
+    notes=tuple(notes),
+  )
 
 
 def refuse_faults(faults, records, class_names, *, skip_faulty, advice=()):

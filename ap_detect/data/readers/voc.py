@@ -17,7 +17,7 @@ from ap_detect.data.readers import (
   voc_xml,
 )
 from ap_detect.data.readers.listing import Listing, is_below
-from ap_detect.data.records import DataError, DetectionDataset
+from ap_detect.data.records import DataError
 
 _ANNOTATION_FOLDERS = ("annotations", "annots", "annotation", "xmls", "xml", "labels")
 _IMAGE_FOLDERS = ("jpegimages", "images", "imgs", "image", "img", "data")
@@ -166,24 +166,16 @@ def read_voc(
     source = listing.relative(image.annotation)
     faults.extend(f"{source}: {reason}" for reason in reasons)
     annotated.append(image)
-  records = image_files.make_records(
-    annotated, faults, root=listing.root, **image_options
-  )
-  image_files.refuse_faults(
+  return image_files.make_dataset(
+    annotated,
     faults,
-    records,
     class_ids,
+    root=listing.root,
     skip_faulty=skip_faulty,
-    advice=_advise(annotated, faults, one_based_inclusive),
-  )
-  return DetectionDataset(
-    records=tuple(records),
-    class_names=tuple(class_ids),
-    category_ids=tuple(class_ids.values()),
-    ignored_are_crowds=False,
-    skipped=tuple(faults),
     has_labels=has_labels,
     notes=notes.lines(),
+    advice=_advise(annotated, faults, one_based_inclusive),
+    **image_options,
   )
 
 
@@ -219,7 +211,7 @@ def find_pairs(listing: Listing) -> dict[str, list[str]]:
 
 def _split_of(listing, path):
   """The split of an XML file, by its own folders or else by its image's; "" for none."""
-  own = split_names.of_folders(listing.relative(path))
+  own = listing.split_of(path)
   if own or not listing.image_splits:
     return own
   try:
@@ -445,7 +437,7 @@ def _images_alone(listing, name, splits):
   known = {_stem(path).lower() for paths in splits.values() for path in paths}
   entries = []
   for image in listing.images:
-    split = split_names.of_folders(listing.relative(image))
+    split = listing.split_of(image)
     is_of_split = split == name or (not split and len(splits) == 1)
     if is_of_split and _stem(image).lower() not in known:
       image_id = os.path.splitext(listing.relative(image))[0]

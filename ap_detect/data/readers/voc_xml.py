@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import os
 import re
 from xml.etree import ElementTree
@@ -153,11 +152,8 @@ def _read_box(bndbox, one_based_inclusive):
 
 def _read_coordinate(bndbox, name):
   value = text(bndbox, name)
-  try:
-    number = float(value)
-  except ValueError:
-    number = math.nan
-  if not math.isfinite(number):
+  number = image_files.to_finite(value)
+  if number is None:
     raise ValueError(f"has {name} {value!r}, not a finite number")
   return number
 

@@ -13,7 +13,7 @@ import yaml
 
 from ap_detect.data.readers import image_files, image_lists, split_names, text_files
 from ap_detect.data.readers.listing import Listing, is_below
-from ap_detect.data.records import DataError, DetectionDataset
+from ap_detect.data.records import DataError
 
 # What a YAML file calls its splits.
 _SPLITS = ("train", "val", "valid", "validation", "test")
@@ -110,17 +110,14 @@ def read_yolo(
     _read_image(listing, labels, image_id, path, source, class_ids, faults, notes)
     for image_id, path in images.items()
   ]
-  records = image_files.make_records(
-    annotated, faults, root=listing.root, **image_options
-  )
-  image_files.refuse_faults(faults, records, class_ids, skip_faulty=skip_faulty)
-  return DetectionDataset(
-    records=tuple(records),
-    class_names=tuple(class_ids),
-    category_ids=tuple(class_ids.values()),
-    ignored_are_crowds=False,
-    skipped=tuple(faults),
+  return image_files.make_dataset(
+    annotated,
+    faults,
+    class_ids,
+    root=listing.root,
+    skip_faulty=skip_faulty,
     notes=notes.lines(),
+    **image_options,
   )
 
 
