@@ -156,7 +156,7 @@ class TrainingLoop:
     return (
       self._clock.epochs_done >= self._pace.epochs
       or self._is_stopped_by_callback()
-      or 0 < self._pace.patience <= self._record.validations_since_best
+      or self._record.is_out_of_patience(self._pace.patience)
     )
 
   def _is_stopped_by_callback(self):

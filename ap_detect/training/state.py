@@ -105,6 +105,10 @@ class Record:
     best = self.best
     return sum(entry["step"] > best["step"] for entry in self.history) if best else 0
 
+  def is_out_of_patience(self, patience: int) -> bool:
+    """Whether so many validations were no better than the best; never for 0."""
+    return 0 < patience <= self.validations_since_best
+
   @property
   def is_validated(self) -> bool:
     """Whether the last validation was of the present weights."""

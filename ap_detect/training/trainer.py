@@ -280,7 +280,7 @@ def _tell_start(record, train):
       *(clock.epochs_done, epochs, 2 * math.ceil(clock.epochs_done)),
     )
     return
-  if _is_out_of_patience(record, train):
+  if record.is_out_of_patience(train.patience):
     logging.info(
       "this run ended early, for %d validations after the best were no better. To train "
       "on, give more: --config.train.patience=%d",
@@ -317,7 +317,7 @@ def _tell_end(record, train):
   clock, best, epochs = record.clock, record.best, train.epochs
   if clock.epochs_done >= epochs:
     how = "is finished"
-  elif _is_out_of_patience(record, train):
+  elif record.is_out_of_patience(train.patience):
     how = f"ended after {train.patience} validations without a better one"
   else:
     how = "was stopped by a callback"
@@ -328,10 +328,6 @@ def _tell_end(record, train):
     if best
     else "",
   )
-
-
-def _is_out_of_patience(record, train):
-  return 0 < train.patience <= record.validations_since_best
 
 
 def _learning_rate(train, batch_size):
