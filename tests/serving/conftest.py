@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import tensorflow as tf
 from serving import files
 
 from ap_detect.data import shapes
@@ -61,3 +62,15 @@ def exported(opened, tmp_path_factory):
     model_name="shapes",
     description=description,
   )
+
+
+@pytest.fixture(scope="session")
+def loaded(exported):
+  return tf.saved_model.load(exported)
+
+
+@pytest.fixture(scope="session")
+def images(records):
+  """JPEG, PNG and BMP files of several sizes."""
+  kinds = ("JPEG", "PNG", "BMP", "JPEG")
+  return [files.encode(record.image, kind) for record, kind in zip(records, kinds)]

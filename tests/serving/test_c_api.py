@@ -25,18 +25,6 @@ def process(exported):
     yield process
 
 
-@pytest.fixture(scope="module")
-def loaded(exported):
-  return tf.saved_model.load(exported)
-
-
-@pytest.fixture(scope="module")
-def images(records):
-  """JPEG, PNG and BMP files of several sizes."""
-  kinds = ("JPEG", "PNG", "BMP", "JPEG")
-  return [files.encode(record.image, kind) for record, kind in zip(records, kinds)]
-
-
 def assert_same(one, other, places=slice(None)):
   assert set(one) == set(other)
   for name, value in one.items():

@@ -15,7 +15,6 @@ from concurrent import futures
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from PIL import Image
 from serving import files
 
@@ -67,17 +66,6 @@ def predict(request, server, channel):
     return client_rest.predict(url, signature, inputs, by_rows=by_rows, **given)
 
   return ask
-
-
-@pytest.fixture(scope="module")
-def loaded(exported):
-  return tf.saved_model.load(exported)
-
-
-@pytest.fixture(scope="module")
-def images(records):
-  kinds = ("JPEG", "PNG", "BMP", "JPEG")
-  return [files.encode(record.image, kind) for record, kind in zip(records, kinds)]
 
 
 def assert_same(answer, expected):
