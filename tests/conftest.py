@@ -1,6 +1,7 @@
 """Two CPU devices, a network that builds in no time, and a run that tests share."""
 
 import copy
+import os
 import signal
 
 import absl.logging
@@ -58,6 +59,17 @@ def _five_convolutions(images, weights):
     feature = layers.BatchNormalization()(feature)
     feature = layers.ReLU(name=f"c{level}")(feature)
   return tf.keras.Model(images, feature)
+
+
+@pytest.fixture(autouse=True)
+def unchanged_environment():
+  """What a test sets would reach every process that later tests start."""
+  before = dict(os.environ)
+  yield
+  after = dict(os.environ)
+  for environment in (before, after):
+    environment.pop("PYTEST_CURRENT_TEST", None)
+  assert after == before
 
 
 @pytest.fixture(scope="session")

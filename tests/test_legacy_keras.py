@@ -35,7 +35,9 @@ def run_python(code, **more):
   [((2, 15), None), ((2, 16), "1"), ((2, 21), "1"), ((3, 0), "1"), (None, None)],
 )
 def test_variable_is_set_for_new_versions_only(version, expected, monkeypatch):
-  monkeypatch.delenv("TF_USE_LEGACY_KERAS", raising=False)
+  # Set first: of a variable that was not there, the undoing would leave what is set now.
+  monkeypatch.setenv("TF_USE_LEGACY_KERAS", "")
+  monkeypatch.delenv("TF_USE_LEGACY_KERAS")
   # It asks a TensorFlow that is loaded which Keras it has.
   monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
   monkeypatch.setattr(legacy_keras, "_tensorflow_version", lambda: version)
