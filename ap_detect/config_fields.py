@@ -61,7 +61,9 @@ _factor_range = Rule(
   lambda ends: len(ends) == 2 and 0 < ends[0] <= ends[1],
   "be (low, high) with 0 < low <= high",
 )
+_relative_size = Rule(lambda value: 0 < value <= 1, "lie in (0, 1]")
 _share = Rule(lambda value: 0 <= value < 1, "lie in [0, 1)")
+_prior = Rule(lambda value: 0 < value < 1, "lie in (0, 1)")
 _score = Rule(lambda value: 0 <= value < 1, "lie in [0, 1)")
 _test_scales = Rule(
   _are_test_scales, "be of the form '500/833', the shorter side first"
@@ -106,6 +108,11 @@ class ModelConfig:
     "normal",
     "Initialiser of the hidden convolutions of the heads; 'normal' is N(0, 0.01).",
     one_of(HEAD_INITIALIZERS),
+  )
+  score_prior: float = field(
+    0.01,
+    "Score of every class at the start, which the bias of the class head gives.",
+    _prior,
   )
   anchor_base_scale: float = field(
     4.0,
@@ -259,6 +266,12 @@ class DataConfig:
   )
   shapes_size_px: tuple[int, int] = field(
     (128, 128), "Size of a 'shapes' image, (height, width).", _image_size
+  )
+  shapes_relative_size: float = field(
+    1.0,
+    "Factor of the sizes of all that is drawn on 'shapes' images; below 1 the same images "
+    "have more background.",
+    _relative_size,
   )
   shapes_seed: int = field(0, "Random seed of the 'shapes' images.")
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 import tensorflow as tf
 
 INITIALIZERS = ("normal", "he")
-
-# A fresh network gives every class the probability 0.01 (RetinaNet, section 4.1).
-PRIOR_LOGIT = -math.log(99)
 
 
 def build_head(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -32,6 +33,7 @@ def build_retinanet(
   fpn_channels=256,
   head_convolutions=4,
   head_initializer="normal",
+  score_prior=0.01,
 ):
   """Builds the network on a backbone.
 
@@ -45,6 +47,8 @@ def build_retinanet(
     fpn_channels: channels of the pyramid and of the heads.
     head_convolutions: hidden convolutions of each head.
     head_initializer: see `heads.build_head`.
+    score_prior: probability that a fresh network gives every class (RetinaNet, section
+      4.1).
 
   Returns:
     tf.keras.Model: [B, H, W, 3] float32 RGB 0..255 -> Outputs.
@@ -67,7 +71,8 @@ def build_retinanet(
     )
     return join(flat)
 
-  class_logits = head(num_classes, output_bias=heads.PRIOR_LOGIT, name="class_head")
+  prior_logit = math.log(score_prior / (1 - score_prior))
+  class_logits = head(num_classes, output_bias=prior_logit, name="class_head")
   box_outputs = head(4, output_stddev=0.001, name="box_head")
   return tf.keras.Model(
     backbone.inputs, Outputs(class_logits, box_outputs), name="retinanet"

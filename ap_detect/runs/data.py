@@ -126,6 +126,7 @@ def _read_split(data, split, class_names, **options):
       split,
       num_images=data.shapes_train_images if is_train else data.shapes_val_images,
       image_size_px=data.shapes_size_px,
+      relative_size=data.shapes_relative_size,
       seed=data.shapes_seed,
     )
   return splits.read_whole(

@@ -73,6 +73,7 @@ def build_network(
       fpn_channels=model.fpn_channels,
       head_convolutions=model.head_convolutions,
       head_initializer=model.head_initializer,
+      score_prior=model.score_prior,
     )
 
 

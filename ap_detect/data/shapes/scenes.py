@@ -83,14 +83,17 @@ class _Scene:
     canvas: [3, H, W] float32, RGB in [0, 255].
     owner: [H, W] uint8, which object a pixel shows: its place in `objects`, from 1.
     objects: in drawing order.
+    shorter_side: pixels that sizes are fractions of.
   """
 
-  def __init__(self, rng: np.random.Generator, height: int, width: int):
+  def __init__(
+    self, rng: np.random.Generator, height: int, width: int, relative_size: float
+  ):
     self.rng = rng
     self.canvas = rendering.background(rng, height, width)
     self.owner = np.zeros((height, width), np.uint8)
     self.objects: list[_Object] = []
-    self.shorter_side = min(height, width)
+    self.shorter_side = min(height, width) * relative_size
 
   def add_distractor(self):
     """Draws a distractor, unless it hides too much of an object wherever tried."""
@@ -223,8 +226,10 @@ class _Scene:
     return colors[chosen][:, np.newaxis, np.newaxis]
 
 
-def _draw_scene(rng: np.random.Generator, height: int, width: int) -> _Scene:
-  scene = _Scene(rng, height, width)
+def _draw_scene(
+  rng: np.random.Generator, height: int, width: int, relative_size: float
+) -> _Scene:
+  scene = _Scene(rng, height, width, relative_size)
   for _ in range(integer(rng, *DISTRACTORS_BELOW)):
     scene.add_distractor()
   if rng.random() >= EMPTY_IMAGES:
@@ -241,9 +246,9 @@ def _make_rng(seed: int, split: str, index: int) -> np.random.Generator:
 
 
 def _make_record(
-  rng: np.random.Generator, index: int, height: int, width: int
+  rng: np.random.Generator, index: int, height: int, width: int, relative_size: float
 ) -> ImageRecord:
-  scene = _draw_scene(rng, height, width)
+  scene = _draw_scene(rng, height, width, relative_size)
   masks = [scene.owner == k + 1 for k in range(len(scene.objects))]
   return ImageRecord(
     image_id=index,
@@ -262,7 +267,7 @@ def _check_split(split):
     raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
 
 
-def _check_request(split, num_images, image_size_px, seed):
+def _check_request(split, num_images, image_size_px, relative_size, seed):
   _check_split(split)
   if not isinstance(num_images, int) or num_images < 1:
     raise ValueError(f"num_images must be an integer >= 1, got {num_images!r}")
@@ -276,6 +281,12 @@ def _check_request(split, num_images, image_size_px, seed):
       "image_size_px must be (height, width), two integers >= "
       f"{MIN_IMAGE_SIZE_PX}, got {image_size_px!r}"
     )
+  smallest = MIN_IMAGE_SIZE_PX / min(sizes)
+  if not smallest <= relative_size <= 1:
+    raise ValueError(
+      f"relative_size must lie in [{smallest:g}, 1] for images of {sizes} px, got "
+      f"{relative_size!r}"
+    )
 
 
 def make_shapes(
@@ -283,6 +294,7 @@ def make_shapes(
   *,
   num_images: int,
   image_size_px: tuple[int, int] = (128, 128),
+  relative_size: float = 1.0,
   seed: int = 0,
 ) -> DetectionDataset:
   """Generates a split of the shapes dataset in memory.
@@ -293,6 +305,8 @@ def make_shapes(
     split: "train", "val" or "test".
     num_images: how many; their ids are 1..num_images.
     image_size_px: height and width; each at least 64.
+    relative_size: factor of the sizes of objects and distractors, <= 1, with which they
+      are as large as on an image of 64 px at least.
     seed: of all three splits; >= 0.
 
   Returns:
@@ -307,11 +321,11 @@ def make_shapes(
     >>> [(record.image_id, record.image.shape) for record in dataset.records]
     [(1, (64, 96, 3)), (2, (64, 96, 3))]
   """
-  _check_request(split, num_images, image_size_px, seed)
+  _check_request(split, num_images, image_size_px, relative_size, seed)
   height, width = image_size_px
   return DetectionDataset(
     records=tuple(
-      _make_record(_make_rng(seed, split, index), index, height, width)
+      _make_record(_make_rng(seed, split, index), index, height, width, relative_size)
       for index in range(1, num_images + 1)
     ),
     class_names=CLASS_NAMES,

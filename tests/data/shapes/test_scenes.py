@@ -31,7 +31,7 @@ def val():
 
 
 def draw_scene(index, height=SIZE, width=SIZE):
-  return scenes._draw_scene(scenes._make_rng(0, "val", index), height, width)
+  return scenes._draw_scene(scenes._make_rng(0, "val", index), height, width, 1.0)
 
 
 def assert_same_record(a, b):
@@ -155,6 +155,20 @@ def test_number_and_sizes_of_objects_vary(val):
   assert tenth < 0.19 and 0.2 < median < 0.33 and ninth > 0.4
 
 
+def test_relative_size_gives_the_same_objects_more_background():
+  """As many, as large in pixels, on an image of nine times the area."""
+  small = make_shapes("val", num_images=150, image_size_px=(64, 64))
+  large = make_shapes(
+    "val", num_images=150, image_size_px=(192, 192), relative_size=1 / 3
+  )
+  counts = [np.mean([len(r.classes) for r in one.records]) for one in (small, large)]
+  areas = [np.concatenate([r.areas for r in one.records]) for one in (small, large)]
+  assert counts[1] == pytest.approx(counts[0], rel=0.05)
+  # Less is cut and hidden where there is room.
+  for share in (0.1, 0.5, 0.9):
+    assert 1 <= np.quantile(areas[1], share) / np.quantile(areas[0], share) < 1.5
+
+
 def test_about_a_quarter_of_the_objects_is_occluded_or_cut():
   visible = []
   for index in range(1, 120):
@@ -225,6 +239,8 @@ def test_star_has_its_ten_corners_on_its_outline():
     ({"image_size_px": (63, 64)}, r"two integers >= 64, got \(63, 64\)"),
     ({"image_size_px": (64,)}, r"\(height, width\), two integers >= 64, got \(64,\)"),
     ({"image_size_px": 128}, "two integers >= 64, got 128"),
+    ({"relative_size": 0.4}, r"relative_size must lie in \[0.5, 1\] for images of"),
+    ({"relative_size": 1.5}, r"relative_size must lie in \[0.5, 1\] .*, got 1.5"),
   ],
 )
 def test_bad_arguments_are_named(change, message):
