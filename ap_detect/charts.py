@@ -316,6 +316,58 @@ def training_picture(
   return _pixels(figure)
 
 
+def series_picture(
+  series: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]],
+  title: str,
+  x_label: str,
+  y_label: str,
+  *,
+  log_scale: bool = False,
+) -> np.ndarray:
+  """Means over something, each in a band of its standard deviation, in one panel.
+
+  Args:
+    series: name -> (places [N], means [N], standard deviations [N]); at least one.
+    title: above the panel.
+    x_label: of the places, with their unit.
+    y_label: of the values.
+    log_scale: whether values are on a logarithmic axis.
+
+  Returns:
+    [H, W, 3] uint8 RGB.
+
+  Raises:
+    ValueError: there is no series.
+  """
+  if not series:
+    raise ValueError("need at least one series, got none")
+  names_height = 0.18 * math.ceil(len(series) / 2)
+  width, height = 6.4, 4.0 + names_height
+  figure = _new_figure(width, height, title)
+  bottom = 0.55 + names_height
+  panel = figure.add_axes(
+    (0.11, bottom / height, 0.86, (height - bottom - 0.4) / height)
+  )
+  for i, (name, (places, means, deviations)) in enumerate(series.items()):
+    low, high = np.subtract(means, deviations), np.add(means, deviations)
+    style: dict[str, Any] = {"color": f"C{i % 10}"}
+    dashes = ("-", "--", ":")[i // 10 % 3]
+    panel.fill_between(places, low, high, alpha=0.15, linewidth=0, **style)
+    panel.plot(places, means, dashes, marker="o", ms=2.5, lw=1.2, label=name, **style)
+  if log_scale:
+    panel.set_yscale("log")
+  panel.set_xlabel(x_label, fontsize=_FONT_POINTS, parse_math=False)
+  panel.set_ylabel(y_label, fontsize=_FONT_POINTS, parse_math=False)
+  panel.tick_params(labelsize=_FONT_POINTS)
+  panel.grid(color="0.88", linewidth=0.6)
+  legend = figure.legend(
+    loc="lower center", ncols=2, fontsize=_FONT_POINTS, frameon=False
+  )
+  for text in legend.get_texts():
+    text.set_parse_math(False)
+  return _pixels(figure)
+
+
 def _thinned(epochs, values):
   """Every so manieth point, of more than a panel can show."""
   step = 1 + len(epochs) // _MOST_POINTS

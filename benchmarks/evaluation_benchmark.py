@@ -14,10 +14,9 @@ from __future__ import annotations
 import dataclasses
 import time
 
-import provenance
 from absl import flags
 
-from ap_detect import command_line
+from ap_detect import command_line, provenance
 
 _MODEL_DIR = command_line.define_model_dir()
 _SPLIT = flags.DEFINE_string("split", "", "Split; by default the run's val_split.")

@@ -41,10 +41,9 @@ import subprocess
 import sys
 import time
 
-import provenance
 from absl import flags
 
-from ap_detect import command_line
+from ap_detect import command_line, provenance
 
 _CLASSES = 80
 _SIZES = {

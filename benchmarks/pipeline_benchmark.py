@@ -27,10 +27,9 @@ import os
 import statistics
 import time
 
-import provenance
 from absl import flags
 
-from ap_detect import command_line
+from ap_detect import command_line, provenance
 from ap_detect import config as config_lib
 
 _BAR_IMAGES_PER_SECOND = 80

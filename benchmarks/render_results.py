@@ -14,7 +14,7 @@ import pathlib
 import re
 import statistics
 
-import provenance
+from ap_detect import provenance
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 DOCUMENT = pathlib.Path(__file__).parents[1] / "docs/results.md"

@@ -46,11 +46,10 @@ import time
 from concurrent import futures
 
 import numpy as np
-import provenance
 import render_results
 from absl import flags
 
-from ap_detect import command_line
+from ap_detect import command_line, provenance
 
 _CLASSES = 20
 _SIGNATURE = "image_bytes"

@@ -35,10 +35,9 @@ import statistics
 import time
 
 import kerashub_peer
-import provenance
 from absl import flags
 
-from ap_detect import command_line
+from ap_detect import command_line, provenance
 
 _BAR = 1.05
 _CLASSES = 20

@@ -235,3 +235,27 @@ def test_pyplot_and_its_global_state_are_left_alone():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert result.stdout.strip() == "False"
+
+
+class TestSeries:
+  @pytest.mark.parametrize("count", [1, 12])
+  def test_any_number_of_series(self, count):
+    line = ([0, 10, 20], [0.1, 0.3, 0.2], [0.0, 0.05, 0.1])
+    series = {name: line for name in named(count)}
+    picture = charts.series_picture(
+      series, "AP $x", "images $seen", "AP", log_scale=True
+    )
+    assert_whole(picture)
+
+  def test_the_mean_lies_in_the_middle_of_its_band(self):
+    series = {"a": ([0, 1], [0.5, 0.5], [0.25, 0.25])}
+    picture = charts.series_picture(series, "title", "x", "y")
+    column = picture[:330, 300].astype(int)  # above the name below the panel
+    line = np.flatnonzero(column[:, 2] > column[:, 0] + 60)
+    band = np.flatnonzero(column[:, 2] > column[:, 0] + 15)
+    assert np.ptp(band) > 200
+    assert line.mean() == pytest.approx((band.min() + band.max()) / 2, abs=2)
+
+  def test_none(self):
+    with pytest.raises(ValueError, match="at least one series"):
+      charts.series_picture({}, "t", "x", "y")

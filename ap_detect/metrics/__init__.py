@@ -12,6 +12,7 @@ from ap_detect.metrics.coco import (
   format_table,
 )
 from ap_detect.metrics.curves import PrecisionRecall, confusion, precision_recall
+from ap_detect.metrics.matches import Matches, rank_all, rank_by_class
 from ap_detect.metrics.operating_points import OperatingPoints
 from ap_detect.metrics.outcomes import Outcomes
 from ap_detect.metrics.reliability import measure_reliability
@@ -22,6 +23,7 @@ from ap_detect.metrics.voc import VocEvaluation, evaluate_voc, format_voc_table
 __all__ = [
   "METRIC_NAMES",
   "CocoEvaluation",
+  "Matches",
   "OperatingPoints",
   "Outcomes",
   "PrecisionRecall",
@@ -38,5 +40,7 @@ __all__ = [
   "format_voc_table",
   "measure_reliability",
   "precision_recall",
+  "rank_all",
+  "rank_by_class",
   "write_comp4",
 ]

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ap_detect.metrics.calibration import ScoreCalibration, fit_calibration
+from ap_detect.metrics.matches import Matches, coco_matches
 from ap_detect.metrics.operating_points import OperatingPoints, find_operating_points
 from ap_detect.metrics.outcomes import Outcomes, coco_outcomes
 from ap_detect.metrics.results import check_dataset, check_results, count_objects
@@ -45,6 +46,7 @@ class CocoEvaluation:
       counts was detected.
     operating_points: where else they can be cut.
     outcomes: the detections that count; not part of the JSON.
+    matches: all detections, at every IoU threshold; not part of the JSON.
     num_images: of the dataset, all of them counted.
     num_objects: class name -> objects that count: crowd and difficult ones do not.
   """
@@ -55,13 +57,14 @@ class CocoEvaluation:
   calibration: ScoreCalibration | None
   operating_points: OperatingPoints
   outcomes: Outcomes
+  matches: Matches
   num_images: int
   num_objects: dict[str, int]
 
   def to_json(self) -> dict[str, Any]:
     """A dict that json.dump takes: the 12 figures at its top, and the other fields."""
     fields = dataclasses.asdict(self)
-    del fields["outcomes"]
+    del fields["outcomes"], fields["matches"]
     return {**fields.pop("metrics"), **fields}
 
 
@@ -268,6 +271,7 @@ def _evaluation(dataset: DetectionDataset, coco_eval: COCOeval) -> CocoEvaluatio
     calibration=fit_calibration(outcomes.scores, outcomes.hits),
     operating_points=find_operating_points(outcomes),
     outcomes=outcomes,
+    matches=coco_matches(coco_eval),
     num_images=len(dataset.records),
     num_objects=count_objects(dataset),
   )

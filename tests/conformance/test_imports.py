@@ -28,6 +28,7 @@ MAY_IMPORT = {
   "config_files": (),
   "logs": ("errors",),
   "command_line": ("config", "config_files", "config_rules", "errors", "logs"),
+  "provenance": ("command_line",),
   "anchors": ("boxes",),
   "anchor_coverage": ("boxes", "anchors"),
   "matching": ("boxes", "losses"),

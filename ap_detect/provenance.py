@@ -1,4 +1,4 @@
-"""A benchmark's figures as a JSON file, with what they were measured on and by."""
+"""Measured figures as a JSON file, with what they were measured on and by what."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ from ap_detect import command_line
 # Flags belong to the script that calls define_flags.
 flags.disclaim_key_flags()
 
+_CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+
 # Before command_line takes from it what absl does not understand.
 _ARGUMENTS = tuple(sys.argv)
 
@@ -37,7 +39,7 @@ def define_flags():
   )
 
   def report(results, packages=()):
-    measured = _describe(note.value, packages)
+    measured = describe(note.value, packages)
     print(summary(measured))
     if path.value:
       text = json.dumps({**measured, **results}, indent=1)
@@ -64,8 +66,16 @@ def summary(measured):
   )
 
 
-def _describe(note, packages):
-  """What was measured on what; no names of the machine, and no folders of it."""
+def describe(note="", packages=()):
+  """What this process measures on what; no names of the machine, and no folders of it.
+
+  Args:
+    note: what else to say.
+    packages: names of packages whose versions matter besides TensorFlow's.
+
+  Returns:
+    dict of command, commit, date, machine, versions and note.
+  """
   import tensorflow as tf
 
   gpus = tf.config.list_physical_devices("GPU")
@@ -92,9 +102,11 @@ def _describe(note, packages):
 
 
 def _without_folders(argument):
-  """The benchmark below benchmarks/, other absolute paths as their last part."""
+  """A script by its place in the checkout, other absolute paths as their last part."""
   if argument == _ARGUMENTS[0]:
-    return f"benchmarks/{os.path.basename(argument)}"
+    script = pathlib.Path(argument).resolve()
+    if _CHECKOUT in script.parents:
+      return script.relative_to(_CHECKOUT).as_posix()
   name, equals, value = argument.rpartition("=")
   if os.path.isabs(os.path.expanduser(value)):
     value = os.path.basename(os.path.normpath(value))
@@ -104,10 +116,9 @@ def _without_folders(argument):
 def _commit():
   """Of the checkout, with "-dirty" where files differ from it; "" where there is none."""
   command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-  folder = pathlib.Path(__file__).parent
   try:
     done = subprocess.run(
-      command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True
+      command, cwd=_CHECKOUT, stdout=subprocess.PIPE, text=True, check=True
     )
   except (OSError, subprocess.CalledProcessError):
     return ""
