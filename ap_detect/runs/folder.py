@@ -10,14 +10,14 @@ the run is started again:
 
 config.json       the resolved config
 classes.json      the classes 1..K and their ids in the dataset's own files
-history.json      validation metrics, an entry per validated epoch
+history.json      validation metrics and AP per class, an entry per validated epoch
 best.json         the best checkpoint, its metrics, and what they say of scores, see
                   scores.py
 changes.json      what later starts changed, with the step they changed it at
 
 These are written on the way; what they hold of steps that are done again is replaced:
 
-metrics.csv       losses, gradient norm, learning rate and speed, a row per logging
+metrics.csv       losses, norms, learning rate, speed and memory, a row per logging
 training.png      losses, learning rate and validation metrics over epochs
 tensorboard/      event files
 

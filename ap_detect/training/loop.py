@@ -69,6 +69,7 @@ class TrainingLoop:
     writer: tf.summary writer.
     callbacks: tf.keras.callbacks.CallbackList.
     image_ids: function (position, count) to the ids of a batch's images.
+    measure: function of no arguments to further numbers of a row, by column.
   """
 
   def __init__(
@@ -85,6 +86,7 @@ class TrainingLoop:
     writer,
     callbacks,
     image_ids,
+    measure=dict,
   ):
     self._step = step
     self._state = state
@@ -97,6 +99,7 @@ class TrainingLoop:
     self._writer = writer
     self._callbacks = callbacks
     self._image_ids = image_ids
+    self._measure = measure
     self._unread: list[_Execution] = []
     self._speed = monitoring.Speed()
     self._last_row: dict[str, Any] = {}
@@ -260,6 +263,7 @@ class TrainingLoop:
       **numbers,
       "images_per_second": images_per_second,
       "data_wait_share": data_wait_share,
+      **self._measure(),
     }
     self._metrics_file.write(row)
     monitoring.write_scalars(self._writer, row)

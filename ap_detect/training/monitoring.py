@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib
 import io
 import os
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 from tensorboard.compat.proto import event_pb2
+from tensorboard.plugins.histogram import metadata as histogram_metadata
+from tensorboard.plugins.hparams import api as hparams
 from tensorboard.summary.writer import event_file_writer
 
 from ap_detect import charts, errors
@@ -31,16 +35,14 @@ class MetricsFile:
     kept = [row for row in rows if int(row["step"]) <= step]
     self._columns: list[str] = list(rows[0]) if rows else []
     if len(kept) < len(rows):
-      text = io.StringIO()
-      writer = csv.DictWriter(text, self._columns, lineterminator="\n")
-      writer.writeheader()
-      writer.writerows(kept)
-      files.write_text(path, text.getvalue())
+      _write_rows(path, self._columns, kept)
     self._path = path
     self._file = open(path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
   def write(self, row):
     """Appends a row, which is on disk when this returns.
+
+    Columns that the file lacks, as one of an earlier version does, are added to it.
 
     Args:
       row: dict of column -> number; None leaves the field empty. Floats are written
@@ -49,6 +51,8 @@ class MetricsFile:
     is_first = not self._columns
     if is_first:
       self._columns = list(row)
+    elif not row.keys() <= set(self._columns):
+      self._add_columns(row)
     writer = csv.DictWriter(self._file, self._columns, lineterminator="\n")
     with errors.naming(self._path):
       if is_first:
@@ -61,6 +65,12 @@ class MetricsFile:
     with errors.naming(self._path):
       self._file.close()
 
+  def _add_columns(self, names):
+    self._columns += [name for name in names if name not in self._columns]
+    self._file.close()
+    _write_rows(self._path, self._columns, _read_rows(self._path))
+    self._file = open(self._path, "a", encoding="utf-8", newline="")  # noqa: SIM115
+
 
 def _read_rows(path):
   """The rows of a CSV file, without a last one that was cut off; [] for no file."""
@@ -72,6 +82,14 @@ def _read_rows(path):
   if whole != text:
     files.write_text(path, whole)
   return list(csv.DictReader(io.StringIO(whole)))
+
+
+def _write_rows(path, columns, rows):
+  text = io.StringIO()
+  writer = csv.DictWriter(text, columns, lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  files.write_text(path, text.getvalue())
 
 
 def _short(value):
@@ -131,8 +149,47 @@ def write_scalars(writer, row):
     for name, value in row.items():
       if name in ("step", "images", "epoch") or value is None:
         continue
-      is_train = name.endswith("_loss") or name == "gradient_norm"
+      is_train = name.endswith(("_loss", "_norm"))
       tf.summary.scalar(f"train/{name}" if is_train else name, value)
+
+
+def write_histogram(name, edges, counts):
+  """Writes counts of bins as TensorBoard's histograms; to the default writer and step.
+
+  TensorFlow's own summary takes the values themselves.
+
+  Args:
+    name: of the histogram.
+    edges: [N + 1] of the bins.
+    counts: [N].
+  """
+  bins = np.stack([edges[:-1], edges[1:], counts], axis=-1)
+  tf.summary.write(
+    name,
+    tf.constant(bins, tf.float64),
+    metadata=histogram_metadata.create_summary_metadata(None, None),
+  )
+
+
+def write_hyper_parameters(writer, config, metrics):
+  """Writes a config for TensorBoard's table of hyper-parameters.
+
+  Args:
+    writer: tf.summary writer.
+    config: Config.
+    metrics: tags of the scalars that stand beside them.
+  """
+  values = {
+    f"{section}.{name}": value if isinstance(value, (bool, int, float)) else str(value)
+    for section, fields in dataclasses.asdict(config).items()
+    for name, value in fields.items()
+  }
+  with writer.as_default(step=0):
+    hparams.hparams_config(
+      [hparams.HParam(name) for name in values],
+      [hparams.Metric(tag, display_name=tag) for tag in metrics],
+    )
+    hparams.hparams(values)
 
 
 class Speed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 
 import tensorflow as tf
@@ -23,6 +22,7 @@ from ap_detect.training import (
   evaluation,
   initial_weights,
   loop,
+  measurements,
   monitoring,
   optimizers,
   restarts,
@@ -36,6 +36,8 @@ from ap_detect.training import step as step_lib
 # Of the random streams that follow from train.seed, the one of masks in the network.
 # pipeline.py has those of order and transforms.
 _MASK_STREAM = 2
+# What TensorBoard's table of hyper-parameters shows beside them.
+_TABLED_METRICS = ("validation/AP", "validation/AP50", "train/total_loss")
 
 
 def train(config, model_dir, *, strategy=None):
@@ -99,6 +101,7 @@ def train(config, model_dir, *, strategy=None):
     memory.save()
     first_step = run_state.record.clock.step
     with _monitor(model_dir, first_step) as (writer, metrics_file):
+      monitoring.write_hyper_parameters(writer, config, _TABLED_METRICS)
       validator = validation.Validator(
         model_dir,
         run_state,
@@ -106,6 +109,7 @@ def train(config, model_dir, *, strategy=None):
         val_set,
         writer,
         config,
+        count_scores=_make_score_counter(config, network, train_set, strategy),
       )
       if not is_new:
         is_changed = restarts.bring_best_up_to_date(run_state, validator, restored_from)
@@ -131,6 +135,7 @@ def train(config, model_dir, *, strategy=None):
         metrics_file=metrics_file,
         writer=writer,
         callbacks=callbacks,
+        measure=_make_measure(network),
       ).run()
       if run_state.record.clock.step > first_step:
         _tell_end(run_state.record, config.train)
@@ -199,25 +204,18 @@ def make_step(
   Returns:
     step.TrainingStep.
   """
-  model, train = config.model, config.train
+  train = config.train
   is_decayed_by_optimizer = train.optimizer in optimizers.DECOUPLED_WEIGHT_DECAY
   compile_replica = train.jit_compile == "always" or (
     train.jit_compile == "auto" and replicas.compiles_by_default(strategy)
   )
-  anchors = model_lib.make_anchors(config)
   return step_lib.TrainingStep(
     network,
     optimizer,
     feed,
     strategy,
-    assign_targets=functools.partial(
-      _assign_targets,
-      anchors=anchors,
-      positive_iou=model.positive_iou,
-      negative_iou=model.negative_iou,
-      force_match=model.force_match,
-    ),
-    anchors=anchors,
+    assign_targets=make_assign_targets(config),
+    anchors=model_lib.make_anchors(config),
     classification=classification_losses.find(train),
     box_loss=train.box_loss,
     box_loss_weight=train.box_loss_weight,
@@ -234,10 +232,37 @@ def make_step(
   )
 
 
-def _assign_targets(batch, *, anchors, **options):
-  return matching.match_anchors(
-    anchors, batch["boxes"], batch["classes"], batch["ignored"], **options
+def make_assign_targets(config):
+  """Function of a batch to matching.Targets, as a config has it."""
+  model, anchors = config.model, model_lib.make_anchors(config)
+
+  def assign_targets(batch):
+    return matching.match_anchors(
+      anchors,
+      *(batch["boxes"], batch["classes"], batch["ignored"]),
+      positive_iou=model.positive_iou,
+      negative_iou=model.negative_iou,
+      force_match=model.force_match,
+    )
+
+  return assign_targets
+
+
+def _make_score_counter(config, network, train_set, strategy):
+  """measurements.ScoreCounter on the first batch of the training's stream."""
+
+  def read_batch():
+    size = config.train.batch_size
+    return next(iter(data_lib.make_batches(config, train_set, size)))
+
+  return measurements.ScoreCounter(
+    network, strategy, make_assign_targets(config), read_batch
   )
+
+
+def _make_measure(network):
+  norm = measurements.make_weight_norm(network)
+  return lambda: {"weight_norm": norm(), **measurements.measure_memory()}
 
 
 def _new_record(config, classes, strategy, split_size):

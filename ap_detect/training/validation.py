@@ -14,7 +14,7 @@ from absl import logging
 from ap_detect import errors
 from ap_detect.runs import folder
 from ap_detect.training import evaluation as evaluation_lib
-from ap_detect.training import evaluation_files, monitoring
+from ap_detect.training import evaluation_files, measurements, monitoring
 
 NUM_TENSORBOARD_IMAGES = 6
 # Fields of `eval` that change what is found; the others change how fast, or what is shown.
@@ -31,14 +31,18 @@ class Validator:
     dataset: DetectionDataset to validate on.
     writer: tf.summary writer.
     config: Config.
+    count_scores: measurements.ScoreCounter of the same network; None for no histograms.
   """
 
-  def __init__(self, model_dir, state, evaluator, dataset, writer, config):
+  def __init__(
+    self, model_dir, state, evaluator, dataset, writer, config, *, count_scores=None
+  ):
     self._model_dir = model_dir
     self._state = state
     self._evaluator = evaluator
     self._dataset = dataset
     self._writer = writer
+    self._count_scores = count_scores
     self._epochs = config.train.epochs
     self._judged_by = _judged_by(config, dataset)
 
@@ -46,6 +50,7 @@ class Validator:
     """Metrics by name; the caller saves the state, whose record they are in."""
     with self._state.judged_weights():
       evaluation, found, results = self._evaluator.evaluate(self._dataset)
+      counts = self._count_scores() if self._count_scores else {}
     record, metrics = self._state.record, evaluation.metrics
     epoch = record.clock.epoch
     record.validation = {
@@ -53,7 +58,12 @@ class Validator:
       "step": record.clock.step,
       **self._judgement(evaluation),
     }
-    record.history.append({"epoch": epoch, "step": record.clock.step, **metrics})
+    record.history.append(
+      {
+        **{"epoch": epoch, "step": record.clock.step, **metrics},
+        "AP_per_class": _ap_per_class(evaluation),
+      }
+    )
     before = record.best["metrics"]["AP"] if record.best else -1.0
     is_best = metrics["AP"] > before
     if is_best:
@@ -63,7 +73,7 @@ class Validator:
       record.best = {"checkpoint": name, **record.validation}
       self._state.save_best(name)
     self._state.write_views()
-    self._write_summaries(evaluation, found, results)
+    self._write_summaries(evaluation, found, results, counts)
     logging.info(
       "epoch %d/%d: validation AP %.3f, AP50 %.3f, AP75 %.3f%s",
       *(epoch, self._epochs, metrics["AP"], metrics["AP50"], metrics["AP75"]),
@@ -119,7 +129,7 @@ class Validator:
   def _best_path(self, name):
     return os.path.join(self._model_dir, folder.BEST_CHECKPOINTS, name)
 
-  def _write_summaries(self, evaluation, found, results):
+  def _write_summaries(self, evaluation, found, results, counts):
     dataset, thresholds = self._dataset, evaluation.score_thresholds
     shown = evaluation_lib.judgement(evaluation).shown()
     with self._writer.as_default(step=self._state.record.clock.step):
@@ -127,6 +137,13 @@ class Validator:
         if value is not None:
           tf.summary.scalar(f"validation/{name}", value)
       tf.summary.scalar("validation/best_f1_threshold", thresholds.overall)
+      for name, value in _ap_per_class(evaluation).items():
+        if value is not None:
+          tf.summary.scalar(f"validation_AP_per_class/{name}", value)
+      for name, numbers in counts.items():
+        monitoring.write_histogram(
+          f"logits_of_{name}", measurements.bin_edges(), numbers
+        )
       for record, image in zip(dataset.records[:NUM_TENSORBOARD_IMAGES], found):
         picture = evaluation_files.draw_comparison(
           record, image, dataset.class_names, shown
@@ -137,6 +154,10 @@ class Validator:
         tf.summary.image(f"charts/{name}", picture[np.newaxis])
     self._writer.flush()
     monitoring.write_chart(self._model_dir, self._state.record.history)
+
+
+def _ap_per_class(evaluation):
+  return {name: figures["AP"] for name, figures in evaluation.per_class.items()}
 
 
 def _judged_by(config, dataset):

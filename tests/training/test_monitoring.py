@@ -54,6 +54,17 @@ class TestMetricsFile:
     write_rows(tmp_path, 0, [10], 1.0).close()
     assert read_rows(tmp_path) == [(10, 1.0)]
 
+  def test_columns_of_a_later_version_are_added(self, tmp_path):
+    write_rows(tmp_path, 0, [10, 20], 0.5).close()
+    rows = monitoring.MetricsFile(str(tmp_path), 20)
+    for step in (30, 40):
+      rows.write({"step": step, "total_loss": 1.0, "weight_norm": 2.0})
+    text = (tmp_path / "metrics.csv").read_text()
+    assert text == (
+      "step,total_loss,images_per_second,weight_norm\n"
+      "10,0.5,,\n20,0.5,,\n30,1,,2\n40,1,,2\n"
+    )
+
 
 def test_tensorboard_shows_each_step_once_after_a_restart(tmp_path):
   """Steps 10 to 40, then a run that goes on from 20: by TensorBoard's own reader."""

@@ -9,7 +9,10 @@ import signal
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorboard.backend.event_processing import plugin_event_accumulator
+from tensorboard.plugins.hparams import metadata as hparams_metadata
 
+from ap_detect import config as config_lib
 from ap_detect.metrics import METRIC_NAMES
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import files, folder, scores
@@ -167,8 +170,33 @@ class TestFolder:
     for entry in history:
       step = STEPS_PER_EPOCH * entry["epoch"]
       assert scalars["validation/AP"][step] == pytest.approx(entry["AP"], abs=1e-6)
+      for name, figure in entry["AP_per_class"].items():
+        found = scalars.get(f"validation_AP_per_class/{name}", {}).get(step)
+        assert found == (None if figure is None else pytest.approx(figure, abs=1e-6))
+    assert tuple(history[0]["AP_per_class"]) == folder.load_classes(trained_run).names
     pictures = {f"detections/{image_id}" for image_id in (1, 2, 3, 4)}
     assert images == {*pictures, "charts/precision_recall", "charts/confusion"}
+
+  def test_histograms_and_hyper_parameters_as_tensorboard_reads_them(self, trained_run):
+    reader = plugin_event_accumulator.EventAccumulator(f"{trained_run}/tensorboard")
+    reader.Reload()
+    for kind, least in (("positives", 12), ("negatives", 4 * 1000)):
+      events = reader.Tensors(f"logits_of_{kind}")
+      assert [event.step for event in events] == [3, 6, 9]
+      bins = [tf.make_ndarray(event.tensor_proto) for event in events]
+      assert {part.shape for part in bins} == {(64, 3)}
+      # Always of the same batch, whose scores move.
+      assert (
+        len({part[:, 2].sum() for part in bins}) == 1 and bins[0][:, 2].sum() > least
+      )
+      assert (bins[0][:, 2] != bins[2][:, 2]).any()
+      assert (bins[0][:, :2] == [[x / 2 - 16, x / 2 - 15.5] for x in range(64)]).all()
+    assert "logits_of_positives" in reader.PluginTagToContent("histograms")
+    content = reader.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    session = hparams_metadata.parse_session_start_info_plugin_data(content)
+    assert session.hparams["train.learning_rate"].number_value == 0.003
+    assert session.hparams["train.classification_loss"].string_value == "ap_loss"
+    assert len(session.hparams) == len(config_lib.field_names())
 
   def test_metrics_file_has_what_tensorboard_has(self, trained_run):
     scalars, _ = read_events(trained_run)
@@ -177,9 +205,9 @@ class TestFolder:
     for row in rows:
       assert row["images"] == 4 * row["step"]
       assert row["epoch"] == row["step"] / STEPS_PER_EPOCH
-      for tag in ("total_loss", "ap_loss", "box_loss", "gradient_norm"):
+      for tag in ("total_loss", "ap_loss", "box_loss", "gradient_norm", "weight_norm"):
         assert row[tag] == pytest.approx(scalars[f"train/{tag}"][row["step"]])
-      for tag in ("learning_rate", "num_positive_anchors", "images_per_second"):
+      for tag in ("learning_rate", "num_positive_anchors", "host_memory_mib"):
         assert row[tag] == pytest.approx(scalars[tag][row["step"]])
       assert 0 <= row["data_wait_share"] <= 1
 
@@ -351,6 +379,8 @@ class TestNonFinite:
       return batches.map(watch, num_parallel_calls=1, deterministic=True)
 
     monkeypatch.setattr(data_lib, "make_batches", make_batches)
+    # It reads a batch of its own.
+    monkeypatch.setattr(trainer, "_make_score_counter", lambda *_: None)
     model_dir = str(tmp_path / "run")
     with pytest.raises(state.NonFiniteError) as caught:
       trainer.train(make_config({"data.horizontal_flip": 0.0}), model_dir)
