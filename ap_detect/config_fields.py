@@ -287,8 +287,8 @@ class TrainConfig:
   classification_loss: str = field(
     "ap_loss",
     "Loss of the class scores: one that ap_detect.losses has, such as 'ap_loss', "
-    "'auc_loss', 'focal_loss' or 'quality_focal_loss', or the import path of another, "
-    "which is called like those.",
+    "'auc_loss', 'focal_loss' or 'ohem_cross_entropy_loss', or the import path of "
+    "another, which is called like those.",
     loss_name,
   )
   loss_options: Mapping[str, Any] = field(

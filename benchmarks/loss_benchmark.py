@@ -324,7 +324,7 @@ def _in_own_process(size, regime, only=""):
 
 def _print_table():
   """Prints the table as it is measured; returns its rows for the JSON file."""
-  line = "{:8} {:10} {:18} {:>9} {:>8} {:>8} {:>8} {:>9} {:>10}"
+  line = "{:8} {:10} {:24} {:>9} {:>8} {:>8} {:>8} {:>9} {:>10}"
   header = ("size", "regime", "loss", "ms", "x focal", "x limit", "MiB", "x logits")
   print(line.format(*header, "compile s"), flush=True)
   rows = []

@@ -20,6 +20,8 @@ FORMS = {
 }
 CASES = [(name, form) for name, forms in FORMS.items() for form in forms]
 RANKING = [(name, form) for name, form in CASES if form]
+# Those in which the images of a batch do not count together.
+PER_IMAGE = ["ohem_cross_entropy_loss"]
 of_all = pytest.mark.parametrize(("name", "form"), CASES)
 of_ranking = pytest.mark.parametrize(("name", "form"), RANKING)
 
@@ -39,6 +41,7 @@ def call(name, form, logits, labels, qualities, **options):
   """The loss, with the arguments that it takes."""
   if form:
     options["form"] = form
+  if "jit_compile" in PARAMETERS[name]:
     options.setdefault("jit_compile", False)
   if "qualities" in PARAMETERS[name]:
     options["qualities"] = qualities
@@ -159,11 +162,12 @@ def test_empty(name, form, shape, jit_compile):
 def test_leading_dimensions(name, form):
   case = Case()
   value, gradient = run(name, form, case)
-  case.logits = case.logits.reshape(2, 3, 4, CLASSES)
+  shape = (1, 6, 4) if name in PER_IMAGE else (2, 3, 4)
+  case.logits = case.logits.reshape(*shape, CLASSES)
   case.labels, case.qualities = (
-    x.reshape(2, 3, 4) for x in (case.labels, case.qualities)
+    x.reshape(shape) for x in (case.labels, case.qualities)
   )
-  assert_equal(run(name, form, case), (value, gradient.reshape(2, 3, 4, CLASSES)))
+  assert_equal(run(name, form, case), (value, gradient.reshape(*shape, CLASSES)))
 
 
 @of_all

@@ -22,6 +22,7 @@ nothing is rounded to float32 and widened again, for XLA folds that away on GPUs
   knots       the sorted positives and where their windows begin and end
   intervals   which interval between knots a score lies in
   tables      number and sum of the scores in every interval: the pass over all logits
+  entries     positives and negatives, for losses that do without the engine
   errors      what a loss makes of the comparisons: the seam between engine and losses
   scans       prefix sums and searches on small tables
   branching   choosing between branches inside the graph
