@@ -1,0 +1,87 @@
+"""Reduced versions of the experiments: trained, evaluated, written, compared."""
+
+import json
+import os
+
+import catalog
+import one_run
+import pytest
+
+EXPERIMENTS = {one.name: one for one in catalog.EXPERIMENTS}
+# Of each experiment on data that needs no folder, rows that differ in kind.
+ROWS = {
+  "table1": ("images_per_ranking-4",),
+  "figure_5b": ("approximate_gradient-rate0.002", "structured_hinge-rate0.002"),
+  "smooth_steps": ("logistic",),
+  "delta_weight_decay": ("delta-0.25-decay-0",),
+  "imbalance": ("ohem_cross_entropy-192px",),
+  "precision": ("bfloat16",),
+}
+
+
+def only(experiment, *names, seeds=(0,)):
+  rows = [row for row in experiment.rows if row.name in names]
+  assert len(rows) == len(names)
+  return experiment._replace(rows=tuple(rows), seeds=seeds, pairs=())
+
+
+def perform(experiments, tmp_path):
+  """All runs that are due, and what their files hold."""
+  found = []
+  for experiment in experiments.experiments.values():
+    while due := experiments.due(experiment):
+      one_run.perform(experiments, due[0], places={}, runs_dir=str(tmp_path / "runs"))
+      found.append(experiments.result(due[0]))
+  return found
+
+
+def test_a_run_is_trained_evaluated_and_written(make_small, tmp_path):
+  experiments = make_small(
+    only(EXPERIMENTS["averaged_weights_shapes"], "decay-0.99")._replace(seeds=(3,))
+  )
+  (result,) = perform(experiments, tmp_path)
+  text = experiments.path(experiments.runs(*experiments.experiments.values())[0])
+  assert str(tmp_path) not in text.read_text()
+  assert result["seed"] == 3 and result["row"] == "decay-0.99"
+  assert result["config"]["train"]["ema_decay"] == 0.99
+  assert result["machine"]["cores"] == os.cpu_count() and "commit" in result
+  assert [one["images"] for one in result["validations"]] == [16, 32]
+  assert result["training"][-1]["images"] == 32
+  assert result["training"][0]["classification_loss"] > 0
+  averaged, trained = result["metrics"]["averaged"], result["metrics"]["as_trained"]
+  assert (averaged["weights"], trained["weights"]) == ("averaged", "as trained")
+  assert averaged["images"] == 6 and 0 <= averaged["pooled_AP50"] <= 1
+  # The last validation is of the averages of the last weights.
+  assert result["validations"][-1]["AP50"] == pytest.approx(averaged["AP50"], abs=1e-5)
+  assert result["seconds"] > 0 and len(result["starts"]) == 1
+
+
+@pytest.mark.slow
+def test_tuning_comparison_and_bootstrap(make_small, tmp_path):
+  names = ("ap-smooth_l1", "focal-smooth_l1")
+  tuning = only(EXPERIMENTS["tuning_shapes"], *names)
+  stages = [stage._replace(values=stage.values[:2]) for stage in tuning.stages[:1]]
+  comparison = only(EXPERIMENTS["comparison_shapes"], *names)._replace(pairs=(names,))
+  experiments = make_small(tuning._replace(stages=tuple(stages)), comparison)
+  results = perform(experiments, tmp_path)
+  assert len(results) == 4 + 2
+  path = experiments.pair_path(experiments.experiments["comparison_shapes"], names)
+  compared = json.loads(path.read_text())
+  for place in ("val", "test"):
+    one, other = (result["metrics"][place]["AP"] for result in results[-2:])
+    found = compared["differences"][place]["AP"]
+    assert found["difference"] == pytest.approx(one - other, abs=1e-5)
+    assert found["low"] <= found["high"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ROWS)
+def test_reduced(name, make_small, tmp_path):
+  for result in perform(make_small(only(EXPERIMENTS[name], *ROWS[name])), tmp_path):
+    assert result["metrics"]["val"]["AP"] is not None
+    assert result["training"][-1]["classification_loss"] > 0
+
+
+def test_every_experiment_without_a_folder_is_among_them():
+  tested = {*ROWS, "averaged_weights_shapes", "tuning_shapes", "comparison_shapes"}
+  assert tested == {one.name for one in catalog.EXPERIMENTS if one.dataset == "shapes"}
