@@ -107,20 +107,21 @@ def test_unknown_names(experiments):
     experiments.find("comparison", "ap-seed0")
 
 
-class TestCatalog:
-  @pytest.fixture(scope="class")
-  def runs(self, tmp_path_factory):
-    """All runs, as if all tunings had chosen their first values."""
-    everything = plan.Catalog(
-      catalog.EXPERIMENTS, catalog.DATASETS, tmp_path_factory.mktemp("results")
-    )
-    found = []
-    for experiment in everything.experiments.values():
-      while experiment.stages and (due := everything.due(experiment)):
-        write(everything, due[0])
-      found += [(everything, run) for run in everything.runs(experiment)]
-    return found
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+  """All runs, as if all tunings had chosen their first values."""
+  everything = plan.Catalog(
+    catalog.EXPERIMENTS, catalog.DATASETS, tmp_path_factory.mktemp("results")
+  )
+  found = []
+  for experiment in everything.experiments.values():
+    while experiment.stages and (due := everything.due(experiment)):
+      write(everything, due[0])
+    found += [(everything, run) for run in everything.runs(experiment)]
+  return found
 
+
+class TestCatalog:
   def test_every_run_has_a_valid_config_and_a_loss_with_its_options(self, runs):
     checked = set()
     for everything, run in runs:
