@@ -54,14 +54,19 @@ def summary(measured):
   Args:
     measured: the contents of a JSON file.
   """
+  commit = f"commit {measured['commit'] or 'unknown'}, {measured['date']}"
+  parts = (machine_summary(measured), commit, measured["note"])
+  return "; ".join(filter(None, parts))
+
+
+def machine_summary(measured):
+  """The part of `summary` that says which machine and which versions."""
   machine, versions = measured["machine"], measured["versions"]
   return "; ".join(
     [
       f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB",
       *machine["gpus"],
       ", ".join(f"{name} {version}" for name, version in versions.items()),
-      f"commit {measured['commit'] or 'unknown'}, {measured['date']}",
-      *filter(None, [measured["note"]]),
     ]
   )
 

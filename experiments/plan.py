@@ -181,18 +181,16 @@ class Catalog:
     Of a tuning these are the stages up to the first that is not done; rows that a tuning
     has no best point for yet are left out.
     """
-    common = {**self.datasets[experiment.dataset].overrides, **experiment.overrides}
     found = []
     for row in experiment.rows:
-      overrides = {**common, **row.overrides}
       if experiment.stages:
-        found += self._tuned(experiment, row.name, overrides)[0]
+        found += self._tuned(experiment, row)[0]
         continue
       point = self.best_point(experiment, row)
       if point is not None:
         for seed in experiment.seeds:
           name = f"{row.name}-seed{seed}"
-          settings = {**overrides, **point}
+          settings = {**self._overrides(experiment, row), **point}
           found.append(Run(experiment.name, name, row.name, seed, settings))
     return found
 
@@ -205,9 +203,12 @@ class Catalog:
     if not experiment.tuning or not row.tuned_as:
       return {}
     tuning = self.experiments[experiment.tuning]
-    common = {**self.datasets[tuning.dataset].overrides, **tuning.overrides}
     (tuned,) = (one for one in tuning.rows if one.name == row.tuned_as)
-    return self._tuned(tuning, tuned.name, {**common, **tuned.overrides})[1]
+    return self.best_of(tuning, tuned)
+
+  def best_of(self, tuning: Experiment, row: Row) -> dict[str, Any] | None:
+    """The best point of a row of a tuning; None where that is not done."""
+    return self._tuned(tuning, row)[1]
 
   def num_runs(self, experiment: Experiment) -> int:
     """How many runs it has in all."""
@@ -255,7 +256,11 @@ class Catalog:
     flags = self.datasets[experiment.dataset].places.values()
     return [flag for flag in flags if not places.get(flag)]
 
-  def _tuned(self, experiment, row, overrides):
+  def _overrides(self, experiment, row):
+    of_dataset = self.datasets[experiment.dataset].overrides
+    return {**of_dataset, **experiment.overrides, **row.overrides}
+
+  def _tuned(self, experiment, row):
     """(runs of a row of a tuning up to the stage that is not done, best point or None)."""
     (seed,) = experiment.seeds
     point = {stage.field: stage.values[0] for stage in experiment.stages}
@@ -265,7 +270,8 @@ class Catalog:
       for value in stage.values:
         tried = {**point, stage.field: value}
         label = "_".join(f"{s.label}{tried[s.field]:g}" for s in experiment.stages)
-        run = Run(experiment.name, f"{row}-{label}", row, seed, {**overrides, **tried})
+        settings = {**self._overrides(experiment, row), **tried}
+        run = Run(experiment.name, f"{row.name}-{label}", row.name, seed, settings)
         found[run.name] = run
         result = self.result(run)
         figures[value] = result and result["metrics"]["val"]["AP"]
