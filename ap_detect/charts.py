@@ -323,6 +323,7 @@ def series_picture(
   y_label: str,
   *,
   log_scale: bool = False,
+  log_x: bool = False,
 ) -> np.ndarray:
   """Means over something, each in a band of its standard deviation, in one panel.
 
@@ -332,6 +333,7 @@ def series_picture(
     x_label: of the places, with their unit.
     y_label: of the values.
     log_scale: whether values are on a logarithmic axis.
+    log_x: whether places are.
 
   Returns:
     [H, W, 3] uint8 RGB.
@@ -356,6 +358,8 @@ def series_picture(
     panel.plot(places, means, dashes, marker="o", ms=2.5, lw=1.2, label=name, **style)
   if log_scale:
     panel.set_yscale("log")
+  if log_x:
+    panel.set_xscale("log")
   panel.set_xlabel(x_label, fontsize=_FONT_POINTS, parse_math=False)
   panel.set_ylabel(y_label, fontsize=_FONT_POINTS, parse_math=False)
   panel.tick_params(labelsize=_FONT_POINTS)

@@ -1,6 +1,6 @@
 """Trains one run of an experiment, evaluates it, and writes its JSON file.
 
-  python experiments/one_run.py --experiment=table1 --run=delta1-seed0
+  python experiments/one_run.py --experiment=table1 --run=default-seed0
 
 What experiments/train.py starts for every run. Given again, it goes on where it was
 stopped.
@@ -28,7 +28,7 @@ from ap_detect.runs import files, folder, lock
 
 EXPERIMENT = flags.DEFINE_string("experiment", None, "Its name.", required=True)
 RUN = flags.DEFINE_string("run", None, "The run's name in it.", required=True)
-SETTINGS = settings.Settings()
+settings.use()
 
 # Status where another process trains the run.
 IN_USE = 75
@@ -40,12 +40,12 @@ _BINS = 40
 
 
 def main(_):
-  experiments = SETTINGS.catalog()
+  experiments = settings.make_catalog()
   run = experiments.find(EXPERIMENT.value, RUN.value)
   if experiments.result(run) is not None:
     logging.info("%s of %s is done", run.name, run.experiment)
     return
-  model_dir = plan.model_dir(SETTINGS.runs_dir, run)
+  model_dir = plan.model_dir(settings.RUNS_DIR.value, run)
   lock.check_name(model_dir)
   with contextlib.ExitStack() as stack:
     try:
@@ -57,9 +57,9 @@ def main(_):
     perform(
       experiments,
       run,
-      places=SETTINGS.places,
-      runs_dir=SETTINGS.runs_dir,
-      note=SETTINGS.note,
+      places=settings.places(),
+      runs_dir=settings.RUNS_DIR.value,
+      note=settings.NOTE.value,
     )
 
 

@@ -14,13 +14,12 @@ import statistics
 
 import render_theory
 import settings
-from absl import flags
 
 from ap_detect import charts, command_line, provenance
 from ap_detect.runs import files
 
-RESULTS_DIR = settings.define_results_dir()
-OUTPUT_DIR = flags.DEFINE_string(
+settings.use("results_dir")
+OUTPUT_DIR = command_line.define_path(
   "output_dir",
   str(pathlib.Path(__file__).resolve().parents[1] / "docs/results"),
   "Folder of the pages.",
@@ -33,7 +32,7 @@ _COLUMNS = ("AP", "AP50", "AP75", "pooled AP", "pooled AP50", "pooled AP75")
 def main(_):
   output_dir = pathlib.Path(OUTPUT_DIR.value)
   output_dir.mkdir(parents=True, exist_ok=True)
-  for name, content in pages(settings.make_catalog(RESULTS_DIR.value)).items():
+  for name, content in pages(settings.make_catalog()).items():
     path = str(output_dir / name)
     if isinstance(content, str):
       files.write_text(path, content)
@@ -157,9 +156,10 @@ def _points_table(experiments, experiment, of_rows):
   """Where each row was trained."""
   stages = experiments.experiments[experiment.tuning].stages
   lines = _head(("row", *(stage.field for stage in stages)))
-  for row, of_row in of_rows.items():
-    values = (of_row[0]["overrides"][stage.field] for stage in stages)
-    lines.append(_line((row, *(f"{value:g}" for value in values))))
+  tuned = [row.name for row in experiment.rows if row.tuned_as and row.name in of_rows]
+  for row in tuned:
+    overrides = of_rows[row][0]["overrides"]
+    lines.append(_line((row, *(f"{overrides[stage.field]:g}" for stage in stages))))
   return (
     f"Points chosen by [{experiment.tuning}]({experiment.tuning}.md):\n\n"
     + "\n".join(lines)

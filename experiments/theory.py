@@ -37,7 +37,7 @@ import settings
 from ap_detect import command_line, provenance
 from ap_detect.runs import files
 
-RESULTS_DIR = settings.define_results_dir()
+settings.use("results_dir", "note")
 
 FOLDER = "theory"
 # As good as the step itself.
@@ -47,10 +47,10 @@ _POINTS = 60
 
 def main(_):
   command_line.load_tensorflow()
-  folder = pathlib.Path(RESULTS_DIR.value) / FOLDER
+  folder = pathlib.Path(settings.RESULTS_DIR.value) / FOLDER
   folder.mkdir(parents=True, exist_ok=True)
   for name, part in PARTS.items():
-    result = {**provenance.describe(), **part()}
+    result = {**provenance.describe(settings.NOTE.value), **part()}
     files.write_json(str(folder / f"{name}.json"), result, indent=1)
     print(f"wrote {folder / name}.json")
 
@@ -124,13 +124,16 @@ def norm_of_longest(differences):
   return float(np.linalg.norm(differences, axis=-1).max())
 
 
-def separable_data(seed, *, dimensions, margin, positives=10, negatives=90):
-  """(features, labels, unit vector by which all pairs are `margin` apart at least)."""
+def separable_data(seed, *, dimensions, margin, positives=10, negatives=90, spread=10):
+  """(features, labels, unit vector by which all pairs are `margin` apart at least).
+
+  Across that vector, features are spread out so much that means say little of it.
+  """
   rng = np.random.default_rng(seed)
   labels = np.arange(positives + negatives) < positives
   direction = rng.normal(size=dimensions)
   direction /= np.linalg.norm(direction)
-  features = rng.normal(size=(len(labels), dimensions))
+  features = spread * rng.normal(size=(len(labels), dimensions))
   along = np.where(labels, 1, -1) * (margin / 2 + np.abs(rng.normal(size=len(labels))))
   features += np.outer(along - features @ direction, direction)
   return features, labels, direction
@@ -140,7 +143,7 @@ def proposition_1(seeds=10, steps=20_000):
   """Steps to AP = 1 and summed losses on separable data, with their bounds."""
   rows = []
   for dimensions, margin, delta in itertools.product(
-    (2, 10, 50), (0.1, 0.5, 2.0), (HARD, 1.0)
+    (2, 5, 10), (0.1, 0.5, 2.0), (HARD, 1.0, 100.0)
   ):
     runs = [_separated(seed, dimensions, margin, delta, steps) for seed in range(seeds)]
     rows.append(

@@ -1,9 +1,11 @@
 """Trains the runs of experiments that are not done, and writes a JSON file for each.
 
   python experiments/train.py --list
+
   python experiments/train.py --experiments=table1,imbalance
+
   python experiments/train.py --bccd_dir=BCCD --weights=lite0.weights.h5 \
-    --only='comparison_bccd/ap_loss*' --limit_minutes=120
+    --only='comparison_bccd/ap-*' --limit_minutes=120
 
 Runs go one after another on a CPU, and one on each GPU where there are several. A run that
 was stopped goes on where it was; one whose JSON file is there is done. What has to be
@@ -19,6 +21,7 @@ from __future__ import annotations
 import fnmatch
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,7 +48,7 @@ LIMIT_MINUTES = flags.DEFINE_float(
   "Stops after so many minutes, saving the runs that go on; 0 for never.",
   lower_bound=0.0,
 )
-SETTINGS = settings.Settings()
+settings.use()
 
 _HERE = pathlib.Path(__file__).resolve().parent
 # Status of one_run.py where another process trains the run.
@@ -55,7 +58,7 @@ _STOP_SECONDS = 120.0
 
 
 def main(_):
-  experiments = SETTINGS.catalog()
+  experiments = settings.make_catalog()
   names = EXPERIMENTS.value or list(experiments.experiments)
   unknown = sorted({*names} - {*experiments.experiments})
   if unknown:
@@ -68,7 +71,7 @@ def main(_):
     print(_listing(experiments, chosen))
     return
   for experiment in list(chosen):
-    missing = experiments.missing_places(experiment, SETTINGS.places)
+    missing = experiments.missing_places(experiment, settings.places())
     if missing:
       flags_needed = " and ".join(f"--{flag}" for flag in missing)
       logging.info("%s is left out: it needs %s", experiment.name, flags_needed)
@@ -151,12 +154,12 @@ class _Runner:
 
   def _start(self, run):
     device = self._free.pop(0)
-    log_path = f"{plan.model_dir(SETTINGS.runs_dir, run)}.log"
+    log_path = f"{plan.model_dir(settings.RUNS_DIR.value, run)}.log"
     os.makedirs(os.path.dirname(log_path), exist_ok=True)
     command = [
       *(sys.executable, str(_HERE / "one_run.py")),
       *(f"--experiment={run.experiment}", f"--run={run.name}"),
-      *SETTINGS.arguments(),
+      *settings.arguments(),
     ]
     environment = {**os.environ}
     if device is not None:
@@ -213,15 +216,21 @@ class _Runner:
 
 
 def _devices():
-  """What runs go on: [None] for the CPU or a single GPU, else every GPU's name."""
-  command_line.load_tensorflow()
-  import tensorflow as tf
+  """What runs go on: [None] for the CPU or a single GPU, else every GPU's name.
 
-  number = len(tf.config.list_physical_devices("GPU"))
-  names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-  if number < 2:
-    return [None]
-  return names[:number] if len(names) >= number else [str(i) for i in range(number)]
+  TensorFlow, which would have to be loaded to be asked, stays out of this process.
+  """
+  visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+  if visible is not None:
+    names = [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+  elif shutil.which("nvidia-smi"):
+    command = ["nvidia-smi", "-L"]
+    listed = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    lines = [line for line in listed.stdout.splitlines() if line.startswith("GPU ")]
+    names = [str(number) for number in range(len(lines))]
+  else:
+    names = []
+  return names if len(names) > 1 else [None]
 
 
 def _on(device):
