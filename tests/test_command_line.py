@@ -345,7 +345,7 @@ RUN_FLAGS = ("model_dir", "checkpoint", "averaged_weights")
 SCORE_FLAGS = ("score_threshold", "min_precision", "min_recall", "calibrate")
 # Every command and flags that it has.
 COMMANDS = {
-  "train": ("config", "model_dir", "replicas"),
+  "train": ("config", "model_dir", "replicas", "profile_steps", "debug"),
   "evaluate": (
     *(*RUN_FLAGS, "split", "data_root", "output_dir", "replicas"),
     *("skip_faulty", "max_image_pixels", "saved_model"),
@@ -359,6 +359,7 @@ COMMANDS = {
   "check": ("config", "output_dir"),
   "preview": ("config", "output", "num_pictures"),
   "write_tfrecords": ("config", "split", "output_dir", "name", "shard_mib"),
+  "debug_batch": (),
 }
 SCRIPTS = {
   "train.py": "train",

@@ -20,6 +20,7 @@ NAMES = (
   "check",
   "preview",
   "write_tfrecords",
+  "debug_batch",
 )
 
 

@@ -5,6 +5,10 @@ ap_detect train [--config=...] [--model_dir=...] [--config.<section>.<field>=<va
 Ends with COCO's figures on the validation split and the next commands to type.
 """
 
+import sys
+
+from absl import flags
+
 from ap_detect import command_line, logs
 from ap_detect import config as config_lib
 from ap_detect.runs import lock
@@ -12,18 +16,36 @@ from ap_detect.runs import lock
 CONFIG = command_line.define_config("shapes")
 MODEL_DIR = command_line.define_model_dir()
 REPLICAS = command_line.define_replicas()
+PROFILE_STEPS = flags.DEFINE_string(
+  "profile_steps",
+  "",
+  "a:b writes what TensorFlow's profiler sees of steps a to b - 1 into the run's "
+  "TensorBoard folder, and says how to look at it. The first steps build the graph: 10:20 "
+  "says more of a training than 0:10.",
+)
+DEBUG = flags.DEFINE_bool(
+  "debug",
+  False,
+  "Goes through the next three steps op by op on one device, names the first tensor that "
+  "is not finite, or shows the ranges of all, and ends. Writes nothing, and leaves a run "
+  "that is there as it is.",
+)
 
 
 def main(_):
   config, model_dir = config_lib.resolve(CONFIG.value), MODEL_DIR.value
+  if DEBUG.value:
+    _debug(config, model_dir)
+    return
   # Before the seconds that importing TensorFlow takes.
   with lock.lock(model_dir), logs.kept(model_dir):
     command_line.load_tensorflow()
     from ap_detect.runs import data, replicas
-    from ap_detect.training import evaluation_files, trainer
+    from ap_detect.training import evaluation_files, profiling, trainer
 
+    steps = profiling.Steps.parse(PROFILE_STEPS.value) if PROFILE_STEPS.value else None
     strategy = replicas.make_strategy(REPLICAS.value)
-    trainer.train(config, model_dir, strategy=strategy)
+    trainer.train(config, model_dir, strategy=strategy, profile_steps=steps)
     evaluation_files.evaluate_run(model_dir, strategy=strategy)
     samples = data.write_samples(config, model_dir)
   print(
@@ -34,6 +56,16 @@ def main(_):
     f"  ap_detect predict --model_dir={model_dir}"
     f" --output_dir={model_dir}/predictions {samples or 'IMAGE_OR_FOLDER ...'}"
   )
+
+
+def _debug(config, model_dir):
+  command_line.load_tensorflow()
+  from ap_detect.training import debugging
+
+  for examined in debugging.debug(config, model_dir):
+    print(debugging.report(examined), end="\n\n", flush=True)
+  if examined.examination.first_non_finite:
+    sys.exit(f"error: step {examined.step}: {examined.examination.verdict()}")
 
 
 if __name__ == "__main__":

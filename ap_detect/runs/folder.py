@@ -27,6 +27,8 @@ train.log         what was logged, over all starts, and the error that ended one
 data/             the data as it was read and checked, see memory.py
 samples/          images to predict on, where the data is the embedded one
 eval/<split>/     what `ap_detect evaluate` writes
+non_finite/       step-<n>.npz, the batch and the weights of a step whose loss was not
+                  finite, for `ap_detect debug_batch`; see training/failed_batch.py
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ CONFIG, CLASSES, HISTORY, BEST, CHANGES = (
 )
 METRICS, TRAINING_CHART = "metrics.csv", "training.png"
 CHECKPOINTS, BEST_CHECKPOINTS, TENSORBOARD = "checkpoints", "best", "tensorboard"
-SAMPLES, DATA = "samples", "data"
+SAMPLES, DATA, NON_FINITE = "samples", "data", "non_finite"
 # In DATA: the images held out of the training split, one id a line.
 HELD_OUT = "held_out.txt"
 

@@ -70,6 +70,8 @@ class TrainingLoop:
     callbacks: tf.keras.callbacks.CallbackList.
     image_ids: function (position, count) to the ids of a batch's images.
     measure: function of no arguments to further numbers of a row, by column.
+    keep_failed: function (Clock before a step that is not finite, its numbers) to a
+      sentence on what was kept of it; weights and record are not the present ones after.
   """
 
   def __init__(
@@ -87,6 +89,7 @@ class TrainingLoop:
     callbacks,
     image_ids,
     measure=dict,
+    keep_failed=None,
   ):
     self._step = step
     self._state = state
@@ -100,6 +103,7 @@ class TrainingLoop:
     self._callbacks = callbacks
     self._image_ids = image_ids
     self._measure = measure
+    self._keep_failed = keep_failed
     self._unread: list[_Execution] = []
     self._speed = monitoring.Speed()
     self._last_row: dict[str, Any] = {}
@@ -237,9 +241,14 @@ class TrainingLoop:
       if not math.isfinite(value)
     ]
     images = self._image_ids(before.position, self._pace.batch_size)
+    what = f"{', '.join(broken)} at step {before.step}, images {images}"
+    kept = ""
+    if self._keep_failed:
+      logging.warning("%s", what)
+      kept = f"{self._keep_failed(before, numbers)}. "
     raise state_lib.NonFiniteError(
-      f"{', '.join(broken)} at step {before.step}, images {images}; training stopped, "
-      f"and the last checkpoint is from before it. {state_lib.REMEDY}"
+      f"{what}; training stopped, and the last checkpoint is from before it. "
+      f"{kept}{state_lib.REMEDY}"
     )
 
   def _tell(self, numbers, rate, before, after):

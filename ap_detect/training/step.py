@@ -19,6 +19,9 @@ from ap_detect import losses, matching
 from ap_detect.models import drop_connect
 from ap_detect.training.classification_losses import ClassificationLoss
 
+# Between the seeds that two replicas draw their masks from.
+MASK_SEEDS_APART = 1_000_003
+
 
 class Scalars(NamedTuple):
   """What a replica tells of its step; all [] float32.
@@ -30,6 +33,22 @@ class Scalars(NamedTuple):
 
   means: dict[str, Any]
   sums: dict[str, Any]
+
+
+class Derivatives(NamedTuple):
+  """What `TrainingStep.differentiate` finds.
+
+  Attributes:
+    scalars: Scalars.
+    output_gradients: of the total loss by class logits and box outputs.
+    source_gradients: by the tensors that were asked for; None where one has none.
+    weight_gradients: by the trainable weights, before decay and clipping.
+  """
+
+  scalars: Scalars
+  output_gradients: tuple
+  source_gradients: list
+  weight_gradients: list
 
 
 class _FedRate(tf.keras.optimizers.schedules.LearningRateSchedule):
@@ -74,7 +93,7 @@ class Feed:
     """[2] int32 for the random masks of this replica and step."""
     replica = tf.distribute.get_replica_context().replica_id_in_sync_group
     seed, step = tf.unstack(tf.cast(self._seed, tf.int32))
-    return tf.stack([seed + 1_000_003 * tf.cast(replica, tf.int32), step])
+    return tf.stack([seed + MASK_SEEDS_APART * tf.cast(replica, tf.int32), step])
 
 
 class TrainingStep:
@@ -168,6 +187,38 @@ class TrainingStep:
       tuple(batches),
       tf.constant(rates, tf.float32),
       tf.constant(first_step % 2**31, tf.int32),
+    )
+
+  def differentiate(self, batch, step_number, get_sources, *, replica=0):
+    """Losses and gradients of what one replica gets of a batch, for `diagnosis`.
+
+    Call it eagerly, outside of the strategy, with nothing compiled.
+
+    Args:
+      batch: dict of tensors.
+      step_number: of the step.
+      get_sources: function of no arguments, called after the forward pass, to tensors of
+        it whose gradients are wanted too.
+      replica: number of the replica.
+
+    Returns:
+      Derivatives.
+    """
+    self._feed.set(0.0, self._seed + MASK_SEEDS_APART * replica, step_number)
+    targets = self._assign_targets(batch)
+    weights = self._network.trainable_variables
+    divisor = self._box_divisor(targets.labels, tf.distribute.get_replica_context())
+    with tf.GradientTape() as tape:
+      outputs = tuple(self._forward(batch["image"]))
+    scalars, output_gradients = self._rank(outputs, targets, divisor)
+    sources = get_sources()
+    gradients = tape.gradient(
+      outputs, [*sources, *weights], output_gradients=output_gradients
+    )
+    return Derivatives(
+      scalars,
+      tuple(output_gradients),
+      *(gradients[: len(sources)], gradients[len(sources) :]),
     )
 
   def _run_steps(self, batches, rates, first_step):

@@ -20,11 +20,13 @@ from ap_detect.training import (
   averaging,
   classification_losses,
   evaluation,
+  failed_batch,
   initial_weights,
   loop,
   measurements,
   monitoring,
   optimizers,
+  profiling,
   restarts,
   schedules,
   signals,
@@ -40,7 +42,7 @@ _MASK_STREAM = 2
 _TABLED_METRICS = ("validation/AP", "validation/AP50", "train/total_loss")
 
 
-def train(config, model_dir, *, strategy=None):
+def train(config, model_dir, *, strategy=None, profile_steps=None):
   """Trains to the last epoch; started again, continues where the last start was stopped.
 
   Args:
@@ -48,6 +50,7 @@ def train(config, model_dir, *, strategy=None):
       config.changes allows; the run goes on with the new values, and records the change.
     model_dir: folder of the run; made if missing.
     strategy: tf.distribute strategy; None for all GPUs, or the CPU.
+    profile_steps: profiling.Steps to profile; None for none.
 
   Raises:
     ValueError: faults in config or data, or the folder holds another run, is in use, or
@@ -63,6 +66,9 @@ def train(config, model_dir, *, strategy=None):
     record = None if is_new else restarts.read_newest_record(model_dir)
     if record:
       restarts.check_changes(model_dir, record, config)
+    if profile_steps:
+      done = record["clock"]["step"] if record else 0
+      profiling.check_ahead(profile_steps, done)
     memory = memory_lib.Memory(model_dir)
     train_set, val_set = _open_data(config, memory)
     classes = folder.Classes(train_set.class_names, tuple(train_set.category_ids))
@@ -100,7 +106,10 @@ def train(config, model_dir, *, strategy=None):
     logs.begin(model_dir)
     memory.save()
     first_step = run_state.record.clock.step
-    with _monitor(model_dir, first_step) as (writer, metrics_file):
+    with (
+      _monitor(model_dir, first_step) as (writer, metrics_file),
+      profiling.profiled(step, profile_steps, model_dir) as step,
+    ):
       monitoring.write_hyper_parameters(writer, config, _TABLED_METRICS)
       validator = validation.Validator(
         model_dir,
@@ -126,6 +135,8 @@ def train(config, model_dir, *, strategy=None):
       run_state.write_views()
       _make_loop(
         config,
+        model_dir,
+        network,
         step,
         run_state,
         train_set,
@@ -313,7 +324,7 @@ def _tell_start(record, train):
     )
     return
   batch_size = train.batch_size * record.replicas
-  rate = _make_schedule(train, clock, batch_size)(clock.epochs_done, clock.images)
+  rate = make_schedule(train, clock, batch_size)(clock.epochs_done, clock.images)
   logging.info(
     "continuing at step %d, epoch %.2f of %d, learning rate %.3g",
     *(clock.step, clock.epochs_done, epochs, rate),
@@ -360,7 +371,8 @@ def _learning_rate(train, batch_size):
   return train.learning_rate * batch_size / (train.reference_batch_size or batch_size)
 
 
-def _make_schedule(train, clock, batch_size):
+def make_schedule(train, clock, batch_size):
+  """The schedules.Schedule of a TrainConfig, for a Clock and images per global step."""
   return schedules.Schedule(
     _learning_rate(train, batch_size),
     train.schedule,
@@ -372,7 +384,9 @@ def _make_schedule(train, clock, batch_size):
   )
 
 
-def _make_loop(config, step, run_state, train_set, strategy, **parts):
+def _make_loop(
+  config, model_dir, network, step, run_state, train_set, strategy, **parts
+):
   train = config.train
   batch_size = train.batch_size * strategy.num_replicas_in_sync
 
@@ -402,10 +416,26 @@ def _make_loop(config, step, run_state, train_set, strategy, **parts):
     ids = [record.image_id for record in records_at(position, count)]
     return ids or "unknown (a tf.data service keeps no fixed order)"
 
+  def run_step(batch, clock):
+    rate = schedule(clock.epochs_done, clock.images)
+    return bool(step([batch], [rate], clock.step)["is_finite"].numpy()[0])
+
+  def repeat(clock):
+    return failed_batch.repeat(
+      clock,
+      state=run_state,
+      path=folder.checkpoint_paths(model_dir)[0],
+      batches=batches,
+      run_step=run_step,
+      batch_size=batch_size,
+      signals=parts["signals"],
+    )
+
+  schedule = make_schedule(train, run_state.record.clock, batch_size)
   return loop.TrainingLoop(
     step,
     run_state,
-    schedule=_make_schedule(train, run_state.record.clock, batch_size),
+    schedule=schedule,
     batches=batches,
     pace=loop.Pace(
       epochs=train.epochs,
@@ -417,5 +447,17 @@ def _make_loop(config, step, run_state, train_set, strategy, **parts):
       patience=train.patience,
     ),
     image_ids=image_ids,
+    keep_failed=failed_batch.Keeper(
+      model_dir,
+      config,
+      train_set.class_names,
+      network,
+      repeat=repeat,
+      read_batch=lambda position: next(
+        iter(data_lib.make_batches(config, train_set, batch_size, position))
+      ),
+      image_ids=image_ids,
+      batch_size=batch_size,
+    ),
     **parts,
   )

@@ -16,7 +16,15 @@ from ap_detect import config as config_lib
 from ap_detect.metrics import METRIC_NAMES
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import files, folder, scores
-from ap_detect.training import loop, restarts, schedules, state, trainer, validation
+from ap_detect.training import (
+  failed_batch,
+  loop,
+  restarts,
+  schedules,
+  state,
+  trainer,
+  validation,
+)
 from ap_detect.training import step as step_lib
 from ap_detect.training.classification_losses import with_defaults
 
@@ -350,7 +358,11 @@ class TestNonFinite:
     """The loss of the fifth batch is NaN; it is read at the end of the second epoch."""
     original = step_lib.TrainingStep.__call__
 
+    weights = []
+
     def call(self, batches, rates, first_step):
+      if first_step == 4:
+        weights.append(self._network.get_weights())
       logs = original(self, batches, rates, first_step)
       if first_step != 4:
         return logs
@@ -387,6 +399,12 @@ class TestNonFinite:
     assert "total_loss is nan at step 4, images " in str(caught.value)
     assert str(seen[16:20]) in str(caught.value)
     assert isinstance(caught.value, ValueError)  # a message, not a traceback
+    failed = failed_batch.read(f"{model_dir}/non_finite/step-4.npz")
+    assert failed.about["images"] == seen[16:20]
+    assert failed.about["weights_step"] == 4
+    assert len(weights) == 1  # that step is not done again
+    for value, expected in zip(failed.weights, weights[0]):
+      np.testing.assert_allclose(value, expected, rtol=0, atol=NOISE)
     assert read_record(model_dir)["step"] == 3
     saved = read_state(model_dir).values()
     assert all(np.isfinite(value).all() for value in saved if value.dtype.kind == "f")
