@@ -88,14 +88,14 @@ def _converse(result):
   series = {}
   for row in result["rows"]:
     name = row["method"].replace("_", " ")
-    first = next((step for step, ap in row["curve"] if ap == 1), None)
+    first = row["steps_to_ap_1"]
     lines.append(
       _line(
         name,
         f"{row['rate']:g}",
         f"{row['delta']:g}",
         f"{row['ap']:.3f}",
-        "never" if first is None else f"at most {first:,}",
+        f"not in {result['steps']:,}" if first is None else f"{first:,}",
       )
     )
     steps, values = zip(*row["curve"])
@@ -122,27 +122,20 @@ def _converse(result):
 
 def _non_separable(result):
   lines = _head(
-    *("labels swapped", "seed", "mean AP-loss", "bound", "least AP-loss"),
-    "AP of averaged weights",
+    *("positives among the negatives", "seed", "mean AP-loss", "bound"),
+    *("AP of averaged weights", "AP of u"),
   )
   series = {}
   for row in result["rows"]:
-    lines.append(
-      _line(
-        f"{row['noise']:.0%}",
-        row["seed"],
-        f"{row['mean_loss']:.3f}",
-        f"{row['bound']:.3f}",
-        f"{row['best_loss']:.3f}",
-        f"{row['ap_of_averaged_weights']:.3f}",
-      )
-    )
-  for noise in dict.fromkeys(row["noise"] for row in result["rows"]):
-    curves = [row["curve"] for row in result["rows"] if row["noise"] == noise]
+    figures = ("mean_loss", "bound", "ap_of_averaged_weights", "ap_of_u")
+    cells = (f"{row[name]:.3f}" for name in figures)
+    lines.append(_line(f"{row['mislabelled']} of 20", row["seed"], *cells))
+  for number in dict.fromkeys(row["mislabelled"] for row in result["rows"]):
+    curves = [row["curve"] for row in result["rows"] if row["mislabelled"] == number]
     steps = [step for step, *_ in curves[0]]
     for place, name in ((1, "mean loss"), (2, "bound")):
       values = [[point[place] for point in at_once] for at_once in zip(*curves)]
-      series[f"{name}, {noise:.0%} of labels swapped"] = (
+      series[f"{name}, {number} of 20 positives among the negatives"] = (
         steps,
         [statistics.fmean(one) for one in values],
         [statistics.stdev(one) for one in values],
@@ -157,10 +150,9 @@ def _non_separable(result):
   )
   return [
     "## Data that no linear model separates",
-    f"Two overlapping Gaussians in 5 dimensions, 20 positives and 200 negatives, delta "
-    f"{result['delta']:g}, learning rate 1, {result['steps']:,} steps without "
-    "interpolation. The bound is the least over two models (the averaged weights and the "
-    "difference of the means) and 40 margins.",
+    "20 positives and 200 negatives in 5 dimensions that u would separate by a margin of 4, "
+    f"but for the positives that lie among the negatives; delta {result['delta']:g}, "
+    f"learning rate 1, {result['steps']:,} steps. The bound is the least over gamma.",
     "\n".join(lines),
   ], picture
 

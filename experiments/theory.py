@@ -19,11 +19,11 @@ misordered, l_t >= 1 / (2 |P| (|P| + 1)), so at most 2 |P| (|P| + 1) C / gamma^2
 taken before AP is 1. (For the step itself, delta = 0, AP = 1 is loss 0, and the factor 2
 is not needed. With the smoothed step the loss may go on falling towards 0 forever.)
 
-Where data are not separable, let x_ij = max(0, gamma - <u, f_i - f_j>) and
-D = sum_t 1/|P| sum_ij L_ij x_ij, the hinge loss of u weighted as AP-loss weights pairs. Then
-<u, w_T> >= eta (gamma S - D), so gamma S - D <= sqrt(C S), which solved for S is
-sqrt(S) <= (sqrt(C) + sqrt(C + 4 gamma D)) / (2 gamma): on average over many steps AP-loss is
-at most D / (gamma T), whatever the model u and its margin gamma.
+Where data are not separable, let X = 1/|P| sum_i max_j max(0, gamma - <u, f_i - f_j>),
+how far the model u is from separating them by gamma. As sum_j L_ij <= 1 for every i,
+<u, w_T> >= eta (gamma S - T X) after T steps, so gamma S - T X <= sqrt(C S), which solved
+for S is sqrt(S) <= (sqrt(C) + sqrt(C + 4 gamma T X)) / (2 gamma): on average over many
+steps AP-loss is at most X / gamma, in proportion to what the best model leaves.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def separable_data(seed, *, dimensions, margin, positives=10, negatives=90, spre
   return features, labels, direction
 
 
-def proposition_1(seeds=10, steps=20_000):
+def proposition_1(seeds=10, steps=5000):
   """Steps to AP = 1 and summed losses on separable data, with their bounds."""
   rows = []
   for dimensions, margin, delta in itertools.product(
@@ -194,7 +194,7 @@ def trap(easy=20, hard=4, negatives=200):
   return features, np.arange(len(features)) < easy + hard
 
 
-def converse(steps=10_000, rates=(0.1, 1.0, 10.0), deltas=(0.5, 1.0)):
+def converse(steps=3000, rates=(0.1, 1.0, 10.0), deltas=(0.5, 1.0)):
   """AP over the steps of both methods on `trap`."""
   features, labels = trap()
   kept = np.unique(np.geomspace(1, steps, _POINTS).astype(int)) - 1
@@ -202,11 +202,14 @@ def converse(steps=10_000, rates=(0.1, 1.0, 10.0), deltas=(0.5, 1.0)):
   for method, eta, delta in itertools.product(
     (error_driven, gradient_descent), rates, deltas
   ):
-    curve = []
+    curve, ordered = [], []
 
-    def observe(step, w, loss, curve=curve):
+    def observe(step, w, loss, curve=curve, ordered=ordered):
+      ap = average_precision(features @ w, labels)
+      if ap == 1:
+        ordered.append(step)
       if step in kept:
-        curve.append((step, average_precision(features @ w, labels)))
+        curve.append((step, ap))
       return False
 
     w = method(features, labels, eta=eta, delta=delta, steps=steps, observe=observe)
@@ -217,6 +220,7 @@ def converse(steps=10_000, rates=(0.1, 1.0, 10.0), deltas=(0.5, 1.0)):
         "rate": eta,
         "delta": delta,
         "ap": ap,
+        "steps_to_ap_1": ordered[0] if ordered else None,
         "curve": [*curve, (steps, ap)],
         "weights": [float(f"{value:.6g}") for value in w],
       }
@@ -231,88 +235,61 @@ def converse(steps=10_000, rates=(0.1, 1.0, 10.0), deltas=(0.5, 1.0)):
   }
 
 
-def overlapping_data(seed, *, noise, dimensions=5, positives=20, negatives=200):
-  """(features, labels) of two Gaussians; some labels are of the other one."""
-  rng = np.random.default_rng(seed)
-  labels = np.arange(positives + negatives) < positives
-  features = rng.normal(size=(len(labels), dimensions))
-  features[labels, 0] += 2.5
-  swapped = rng.random(len(labels)) < noise
-  features[swapped, 0] = 2.5 * ~labels[swapped] + rng.normal(size=swapped.sum())
-  return features, labels
+def mislabelled_data(seed, *, mislabelled, positives=20, negatives=200):
+  """`separable_data` with a margin of 4, but some positives lie among the negatives."""
+  features, labels, direction = separable_data(
+    seed, dimensions=5, margin=4, positives=positives, negatives=negatives, spread=1
+  )
+  features[:mislabelled] -= 2 * np.outer(features[:mislabelled] @ direction, direction)
+  return features, labels, direction
 
 
-def non_separable(steps=3000, seeds=3, noises=(0.0, 0.02, 0.1), delta=1.0):
-  """Average AP-loss over the steps, with its bounds, on data that no model separates."""
+def non_separable(steps=1000, seeds=3, mislabelled=(1, 3, 6), delta=1.0):
+  """Average AP-loss over the steps, with its bound, on data that no model separates."""
   rows = [
-    {"noise": noise, "seed": seed, **_overlapping(seed, noise, steps, delta)}
-    for noise in noises
+    {"mislabelled": number, "seed": seed, **_mislabelled(seed, number, steps, delta)}
+    for number in mislabelled
     for seed in range(seeds)
   ]
   return {"steps": steps, "delta": delta, "rows": rows}
 
 
-def _overlapping(seed, noise, steps, delta):
-  features, labels = overlapping_data(seed, noise=noise)
-  differences = pair_differences(features, labels)
-  weights = np.zeros(differences.shape[:2])  # sum over steps of L_ij / |P|
+def _mislabelled(seed, number, steps, delta):
+  features, labels, direction = mislabelled_data(seed, mislabelled=number)
+  bound = _make_bound(pair_differences(features, labels), direction, delta)
   kept = np.unique(np.geomspace(1, steps, _POINTS).astype(int))
-  losses, path, curve = [], [], []
+  seen, path, curve = [], [], []
 
   def observe(step, w, loss):
-    scores = features @ w
-    weights[:] += pair_weights(scores[labels], scores[~labels], delta)
-    losses.append(loss)
-    path.append(w.copy())
+    seen.append(loss)
+    path.append(w)
     if step + 1 in kept:
-      bound = _best_bound(losses, weights, differences, np.mean(path, axis=0), delta)
-      curve.append((step + 1, float(np.mean(losses)), bound))
+      curve.append((step + 1, float(np.mean(seen)), bound(step + 1)))
     return False
 
-  error_driven(
-    features,
-    labels,
-    eta=1.0,
-    delta=delta,
-    steps=steps,
-    observe=observe,
-    interpolated=False,
-  )
+  error_driven(features, labels, eta=1.0, delta=delta, steps=steps, observe=observe)
   averaged = np.mean(path[len(path) // 2 :], axis=0)
   return {
     "curve": curve,
-    "mean_loss": float(np.mean(losses)),
-    "best_loss": float(np.min(losses)),
+    "mean_loss": float(np.mean(seen)),
+    "bound": bound(steps),
     "ap_of_averaged_weights": average_precision(features @ averaged, labels),
-    "bound": curve[-1][2],
+    "ap_of_u": average_precision(features @ direction, labels),
   }
 
 
-def pair_weights(positives, negatives, delta):
-  """[P, N] L_ij / |P| of scores (Chen et al. 2019, eqs. 3, 14), not interpolated."""
-
-  def f(x):
-    return np.clip(x / (2 * delta) + 0.5, 0, 1)
-
-  above = f(negatives[np.newaxis] - positives[:, np.newaxis])
-  among = f(positives[np.newaxis] - positives[:, np.newaxis]).sum(1) + 0.5
-  return above / (among + above.sum(1))[:, np.newaxis] / len(positives)
-
-
-def _best_bound(losses, weights, differences, w, delta):
-  """The least bound on the average loss over two models u and many margins."""
+def _make_bound(differences, direction, delta):
+  """Function of the number of steps to the least bound over many gamma."""
   constant = norm_of_longest(differences) ** 2 + 2 * delta  # eta = 1
-  bounds = []
-  for model in (w, differences.mean((0, 1))):
-    norm = np.linalg.norm(model)
-    if norm == 0:
-      continue
-    margins = differences @ (model / norm)
-    for gamma in np.geomspace(0.05, 20, 40):
-      hinge = float(np.sum(weights * np.maximum(gamma - margins, 0)))
-      root = np.sqrt(constant) + np.sqrt(constant + 4 * gamma * hinge)
-      bounds.append((root / (2 * gamma)) ** 2)
-  return float(min(bounds) / len(losses))
+  gammas = np.geomspace(0.05, 50, 200)
+  margins = differences @ direction
+  missing = np.array([np.maximum(gamma - margins, 0).max(1).mean() for gamma in gammas])
+
+  def bound(steps):
+    roots = np.sqrt(constant) + np.sqrt(constant + 4 * gammas * steps * missing)
+    return float(((roots / (2 * gammas)) ** 2).min() / steps)
+
+  return bound
 
 
 PARTS = {
