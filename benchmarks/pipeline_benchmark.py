@@ -155,7 +155,7 @@ def print_wait(config, dataset, num_steps):
   strategy = replicas.make_strategy(1)
   step = training_step.make_step(config, len(dataset.class_names), strategy)
   batches = data_lib.make_batches(config, dataset, config.train.batch_size)
-  iterator = iter(strategy.experimental_distribute_dataset(batches))
+  iterator = iter(replicas.distribute(strategy, batches))
   waits, steps = [], []
   for _ in range(_WARM_UP + num_steps):
     begin = time.perf_counter()

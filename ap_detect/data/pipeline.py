@@ -81,7 +81,9 @@ def training_batches(
   examples = stream.map(make_example, num_parallel_calls=tf.data.AUTOTUNE)
   if service_address:
     examples = _distribute(examples, service_address)
-  return examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+  return _untuned(
+    examples.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+  )
 
 
 def naming_unreadable(batches, records_of):
@@ -181,12 +183,23 @@ def evaluation_batches(records, *, views, batch_size):
     return tuple(show(image, view) for view in views)
 
   padded_count = -(-count // batch_size) * batch_size
-  return (
+  return _untuned(
     tf.data.Dataset.range(padded_count)
     .map(make_example, num_parallel_calls=tf.data.AUTOTUNE)
     .batch(batch_size, drop_remainder=True)
     .prefetch(tf.data.AUTOTUNE)
   )
+
+
+def _untuned(batches):
+  """The batches, made on all processor cores from the start, without a thread that tunes.
+
+  On a busy machine that thread is often not woken when an iterator ends, which then waits
+  for it: as long again as the iterator was in use, up to a minute.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return batches.with_options(options)
 
 
 def show(image, view):

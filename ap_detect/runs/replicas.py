@@ -63,6 +63,21 @@ def compiles_by_default(strategy):
   return "GPU" in strategy.extended.worker_devices[0]
 
 
+def distribute(strategy, batches):
+  """Batches for all replicas as an iterable of what each of them gets.
+
+  They are brought to devices ahead of time, but not to a single CPU, where they are: that
+  takes a tf.data pipeline of its own, which tunes itself (see `data.pipeline`).
+
+  Args:
+    strategy: tf.distribute strategy.
+    batches: tf.data.Dataset of batches for all replicas together.
+  """
+  if strategy.num_replicas_in_sync == 1 and not compiles_by_default(strategy):
+    return batches
+  return strategy.experimental_distribute_dataset(batches)
+
+
 # Of a new process, for this one has told TensorFlow to be silent.
 _LIST_GPUS = "import tensorflow as tf; tf.config.list_physical_devices('GPU')"
 _LINE = re.compile(r"[^\]]* [\w./]+:\d+\] (.*)")

@@ -13,6 +13,7 @@ from absl import logging
 from ap_detect import errors
 from ap_detect.data import pipeline
 from ap_detect.metrics import coco
+from ap_detect.runs import replicas
 from ap_detect.runs.scores import Judgement
 from ap_detect.training import views as views_lib
 
@@ -68,7 +69,7 @@ class Evaluator:
       self._functions[views] = self._make_function(views)
     since = None
     for batch in pipeline.naming_unreadable(
-      self._strategy.experimental_distribute_dataset(batches),
+      replicas.distribute(self._strategy, batches),
       lambda number: records[number * size : (number + 1) * size],
     ):
       found = []

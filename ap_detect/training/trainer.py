@@ -391,14 +391,15 @@ def _make_loop(
   batch_size = train.batch_size * strategy.num_replicas_in_sync
 
   def batches(position):
-    read = strategy.experimental_distribute_dataset(
+    read = replicas.distribute(
+      strategy,
       data_lib.make_batches(
         config,
         train_set,
         batch_size,
         position,
         service_address=config.data.service_address,
-      )
+      ),
     )
     return pipeline.naming_unreadable(
       read, lambda number: records_at(position + number * batch_size, batch_size)

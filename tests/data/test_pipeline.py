@@ -194,6 +194,15 @@ def test_evaluation_reads_every_image_once_in_order(batch_size, batches):
   assert set(numbers[5:]) <= {4}
 
 
+def test_no_thread_tunes_what_an_iterator_would_wait_for():
+  data = make_dataset()
+  for batches in (
+    pipeline.training_batches(data, steps=augment.zoom_steps(SIZE), batch_size=2),
+    pipeline.evaluation_batches(data.records, views=[WHOLE], batch_size=2),
+  ):
+    assert batches.options().autotune.enabled is False
+
+
 def test_evaluation_tells_scale_and_size_of_the_picture(tmp_path):
   # 20 x 30 into 64 x 96: 3.2 both ways. 90 x 60: min(64 / 90, 96 / 60) = 0.711, which
   # makes it 64 x 42.67.

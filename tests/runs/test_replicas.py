@@ -27,3 +27,15 @@ def test_more_than_tensorflow_started_with():
     ValueError, match=r"3 replicas need as many CPU dev.* with 2 in th"
   ):
     replicas.make_strategy(3)
+
+
+def test_batches_are_shared_out(make_strategy):
+  """Nothing between them and a single CPU: what there would be tunes itself."""
+  batches = tf.data.Dataset.range(8).batch(4)
+  assert replicas.distribute(make_strategy(1), batches) is batches
+  strategy = make_strategy(2)
+  found = [
+    [part.numpy().tolist() for part in strategy.experimental_local_results(batch)]
+    for batch in replicas.distribute(strategy, batches)
+  ]
+  assert found == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
