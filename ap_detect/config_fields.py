@@ -22,6 +22,7 @@ from ap_detect.config_rules import (
 DATA_FORMATS = ("auto", "voc", "coco", "yolo", "csv", "cvat", "tfrecord", "shapes")
 AUGMENTATIONS = ("zoom", "ssd")
 BOX_LOSSES = ("smooth_l1", "l1", "giou")
+RANKING_SCOPES = ("replica", "global")
 BOX_LOSS_NORMALIZERS = ("replica", "global")
 OPTIMIZERS = ("sgd", "adam", "sgdw", "lamb")
 SCHEDULES = ("constant", "step", "cosine")
@@ -283,6 +284,15 @@ class TrainConfig:
   batch_size: int = field(
     8, "Images per replica (GPU) and step.", positive, may_change=True
   )
+  accumulate_steps: int = field(
+    1,
+    "Batches of batch_size images that a replica takes to each step, one after another. "
+    "All are ranked together, as one batch of all their images: each is run forward, "
+    "their logits are kept, and each is then run forward and backward. It takes the "
+    "memory of one batch and the time of another forward pass.",
+    positive,
+    may_change=True,
+  )
   epochs: int = field(160, "Passes over the training split.", positive, may_change=True)
   classification_loss: str = field(
     "ap_loss",
@@ -298,6 +308,13 @@ class TrainConfig:
     "own default. The fields delta, interpolated and images_per_ranking that 'train' had "
     "earlier are still taken for these. On the command line one by one, --config.train.loss_options.delta=0.5, "
     "or all: --config.train.loss_options=\"{'delta': 0.5}\".",
+  )
+  ranking_scope: str = field(
+    "replica",
+    "Which images a ranking loss ranks together. 'replica': those of a replica's own "
+    "step, as in the authors' release. 'global': those of all replicas; "
+    "images_per_ranking then counts among them.",
+    one_of(RANKING_SCOPES),
   )
   box_loss: str = field(
     "smooth_l1",
@@ -445,6 +462,11 @@ class TrainConfig:
     import_paths,
     may_change=True,
   )
+
+  @property
+  def images_per_replica(self) -> int:
+    """Images that a replica takes to a step."""
+    return self.batch_size * self.accumulate_steps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -377,7 +377,7 @@ class TestDescribe:
 MAY_CHANGE = {
   *("data.root", "data.annotations", "data.images", "data.check_images"),
   *("data.service_address", "data.skip_faulty"),
-  *("train.patience", "train.reference_batch_size"),
+  *("train.accumulate_steps", "train.patience", "train.reference_batch_size"),
   *("data.max_image_pixels", "train.epochs", "train.learning_rate", "train.clip_norm"),
   *("train.batch_size", "train.validate_every_epochs", "train.keep_checkpoints"),
   *("train.jit_compile", "train.log_every_steps", "train.steps_per_execution"),

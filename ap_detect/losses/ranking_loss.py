@@ -11,7 +11,7 @@ from typing import Any, Callable, NamedTuple
 import tensorflow as tf
 
 from ap_detect.losses import labels as labels_lib
-from ap_detect.losses.ranking import engine, knots
+from ap_detect.losses.ranking import across_replicas, engine, knots
 
 
 # Nothing in here needs AutoGraph, which would take longer than the tracing itself.
@@ -26,6 +26,7 @@ def ranking_loss(
   qualities=None,
   delta=1.0,
   images_per_ranking=None,
+  ranking_scope="replica",
   jit_compile=True,
   form=None,
 ):
@@ -62,6 +63,13 @@ def ranking_loss(
     images_per_ranking: rank groups of so many entries of the first dimension apart,
       and take the mean of their losses; must divide that dimension. A group without
       positives counts 0. None ranks everything together.
+    ranking_scope: "replica", or "global": the entries of all replicas of a
+      `tf.distribute` strategy are ranked together, as if their first dimensions were
+      joined in the replicas' order, or groups of `images_per_ranking` of them. Call it
+      in every replica, outside of conditionals, loops and what XLA compiles. Every
+      replica gets the loss of its ranking, and a gradient times the number of replicas
+      that rank together, so that means over replicas are what one replica would get of
+      everything. Only positives' scores and 32 bytes a positive cross the replicas.
     jit_compile: whether to compile the loss with XLA when it is called outside of a
       function that is compiled itself. False runs it op by op: slower, for debugging.
     form: "cpu" or "gpu", the form of the passes over all logits; both give the same
@@ -87,9 +95,17 @@ def ranking_loss(
     >>> float(ranking_loss(logits, tf.constant([1, 0, 0]), misses))
     1.0
   """
+  logits = tf.convert_to_tensor(logits)
+  group = _group(logits, images_per_ranking, ranking_scope)
+  if group is not None:
+    images_per_ranking = None
   logits, anchors, step = _checked(
-    logits, labels, weights, class_weights, qualities, delta, images_per_ranking
+    logits, labels, weights, class_weights, qualities, delta
   )
+  _check_sizes(logits, images_per_ranking, group.size if group else 1)
+  if group is not None:
+    across = _across(errors, jit_compile, _form(form))
+    return _rank_across(logits, anchors, step, group, across)
   functions = _functions(errors, images_per_ranking, jit_compile, _form(form))
 
   @tf.custom_gradient
@@ -142,6 +158,70 @@ def with_ranking_options(loss):
   return loss
 
 
+def _group(logits, images_per_ranking, ranking_scope):
+  """The across_replicas.Group that ranks together; None where each replica may rank alone.
+
+  Raises:
+    ValueError: the scope is unknown, or the replicas cannot be divided as is asked for.
+  """
+  if ranking_scope not in ("replica", "global"):
+    raise ValueError(
+      f"ranking_scope must be 'replica' or 'global', got {ranking_scope!r}"
+    )
+  context = tf.distribute.get_replica_context()
+  if ranking_scope == "replica":
+    return None
+  if context is None:
+    raise ValueError(
+      "ranking_scope='global' must be called in a replica (Strategy.run)"
+    )
+  replicas = context.num_replicas_in_sync
+  if replicas == 1:
+    return None
+  if images_per_ranking is None:
+    return across_replicas.Group(context, replicas)
+  images = logits.shape[0] if logits.shape.rank else None
+  if not images or images_per_ranking <= images:
+    return None  # which is checked as everywhere
+  size, rest = divmod(images_per_ranking, images)
+  if rest or replicas % size:
+    raise ValueError(
+      "images_per_ranking must divide the first dimension of a replica's logits, "
+      f"{images}, or be a multiple of it that divides the {images * replicas} of all "
+      f"{replicas} replicas, got {images_per_ranking}"
+    )
+  return across_replicas.Group(context, size)
+
+
+def _rank_across(logits, anchors, step, group, across):
+  rows = tf.reshape(logits, [-1, logits.shape[-1]])
+  anchors = _flat(anchors)
+
+  @tf.custom_gradient
+  def with_update(rows):
+    value, *found = across.rank(tf.stop_gradient(rows), anchors, step, group)
+
+    def gradient(upstream):
+      upstream = tf.cast(upstream, tf.float32) * group.size
+      return across.gradient(rows, anchors.labels, step, found, upstream)
+
+    return value, gradient
+
+  return with_update(rows)
+
+
+@functools.lru_cache(64)
+def _across(errors, jit_compile, form):
+  return across_replicas.Across(errors, form, jit_compile)
+
+
+def _flat(anchors):
+  """engine.Anchors of fields [...] as of fields [R]."""
+  return engine.Anchors(
+    *(field if field is None else tf.reshape(field, [-1]) for field in anchors)
+  )
+
+
 def _form(form):
   if form is None:
     form = "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
@@ -150,18 +230,14 @@ def _form(form):
   return engine.FORMS[form]
 
 
-def _checked(
-  logits, labels, weights, class_weights, qualities, delta, images_per_ranking
-):
+def _checked(logits, labels, weights, class_weights, qualities, delta):
   """(logits [..., K], engine.Anchors with fields [...], knots.Step)."""
   if not 0 < delta < float("inf"):
     raise ValueError(f"delta must be positive and finite, got {delta}")
-  logits = tf.convert_to_tensor(logits)
   is_tensor = tf.is_tensor(labels)
   labels = tf.convert_to_tensor(labels)
   labels_lib.check_logits_and_labels(logits, labels)
   labels_lib.check_values(labels, logits.shape[-1], is_tensor)
-  _check_sizes(logits, images_per_ranking)
   labels = tf.cast(labels, tf.int32)
   if weights is not None:
     weights = labels_lib.checked_numbers("weights", weights, labels.shape)
@@ -184,8 +260,11 @@ def _checked(
   return logits, engine.Anchors(labels, weights, qualities), knots.Step.of(delta)
 
 
-def _check_sizes(logits, images_per_ranking):
+def _check_sizes(logits, images_per_ranking, replicas):
+  """Raises ValueError where a ranking of so many images or replicas is none."""
   number = logits.shape.num_elements()
+  if number is not None:
+    number *= replicas
   if images_per_ranking is not None:
     images = logits.shape[0] if logits.shape.rank > 1 else None
     if logits.shape.rank < 2 or images_per_ranking < 1:
@@ -219,10 +298,7 @@ def _functions(errors, images_per_ranking, jit_compile, form):
   def rank(logits, anchors, step):
     if images_per_ranking is None:
       rows = tf.reshape(logits, [-1, logits.shape[-1]])
-      anchors = engine.Anchors(
-        *(field if field is None else tf.reshape(field, [-1]) for field in anchors)
-      )
-      return form.rank(rows, anchors, step, errors)
+      return form.rank(rows, _flat(anchors), step, errors)
     groups = _grouped(logits, images_per_ranking)
     fields = {
       name: tf.reshape(field, tf.shape(groups)[:2])
@@ -261,8 +337,9 @@ def _functions(errors, images_per_ranking, jit_compile, form):
 
 # Compiled functions that outlive TensorFlow's modules print errors at exit.
 @atexit.register
-def _release(functions=_functions):
-  functions.cache_clear()
+def _release(caches=(_functions, _across)):
+  for cache in caches:
+    cache.cache_clear()
   gc.collect()
 
 

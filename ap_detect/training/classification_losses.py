@@ -13,7 +13,7 @@ import tensorflow as tf
 from ap_detect import errors, losses
 
 # Keyword arguments of a loss that the step gives it.
-_GIVEN = ("qualities", "weights", "jit_compile")
+_GIVEN = ("qualities", "weights", "jit_compile", "ranking_scope")
 
 
 class ClassificationLoss(NamedTuple):
@@ -24,11 +24,14 @@ class ClassificationLoss(NamedTuple):
     function: (logits [B, A, K], labels [B, A]) -> loss [] float32.
     takes_qualities: whether it takes a keyword `qualities` [B, A] too: the IoU of every
       positive anchor's predicted box with its object, 0 elsewhere.
+    is_across_replicas: whether it must be called in every replica, and not be compiled
+      with what is around it.
   """
 
   name: str
   function: Callable[..., Any]
   takes_qualities: bool = False
+  is_across_replicas: bool = False
 
 
 def find(train) -> ClassificationLoss:
@@ -44,7 +47,8 @@ def find(train) -> ClassificationLoss:
     ClassificationLoss.
 
   Raises:
-    ValueError: there is no such function, or it does not take those options.
+    ValueError: there is no such function, or it does not take those options, or it ranks
+      nothing that train.ranking_scope could be for.
   """
   name, options = train.classification_loss, dict(train.loss_options)
   function = _import(name)
@@ -52,10 +56,19 @@ def find(train) -> ClassificationLoss:
   parameters = _parameters(name, function)
   if "jit_compile" in parameters:
     options["jit_compile"] = train.jit_compile != "never"
+  is_global = train.ranking_scope == "global"
+  if is_global and "ranking_scope" not in parameters:
+    raise ValueError(
+      "train.ranking_scope=global is for losses that take a keyword ranking_scope, as "
+      f"the ranking losses of ap_detect.losses do; {name} does not"
+    )
+  if is_global:
+    options["ranking_scope"] = train.ranking_scope
   return ClassificationLoss(
     _name_in_logs(name),
     functools.partial(function, **options),
     "qualities" in parameters,
+    is_global,
   )
 
 
@@ -87,7 +100,7 @@ def with_defaults(config, of=None):
   return dataclasses.replace(config, train=train)
 
 
-def check(train, num_classes):
+def check(train, num_classes, replicas=1):
   """Calls the loss of a TrainConfig on a batch of two anchors an image.
 
   What it does not accept is found before anything is built or written.
@@ -95,13 +108,17 @@ def check(train, num_classes):
   Args:
     train: TrainConfig.
     num_classes: K.
+    replicas: int, how many take part in a step.
 
   Raises:
     ValueError: it refuses its options, or returns no loss with a gradient.
   """
-  loss = find(dataclasses.replace(train, jit_compile="never"))
-  logits = tf.zeros([train.batch_size, 2, num_classes])
-  labels = tf.tile([[1, losses.BACKGROUND]], [train.batch_size, 1])
+  loss = find(dataclasses.replace(train, jit_compile="never", ranking_scope="replica"))
+  images = train.images_per_replica
+  if find(train).is_across_replicas:
+    images *= replicas
+  logits = tf.zeros([images, 2, num_classes])
+  labels = tf.tile([[1, losses.BACKGROUND]], [images, 1])
   qualities = {"qualities": tf.cast(labels, tf.float32)} if loss.takes_qualities else {}
   try:
     with tf.GradientTape() as tape:

@@ -1,14 +1,17 @@
 """The training step: assign targets, forward, rank, backward, update.
 
 In a replica, forward pass, ranking and backward pass are one function, which XLA may
-compile. They can also run as three, with the gradients of the losses by the network's
-outputs handed from the second to the third. What crosses replicas, and the update, stay
+compile. They can also run apart, with the gradients of the losses by the network's
+outputs handed from ranking to backward pass: where what is ranked together is more than a
+replica's memory takes at once (`accumulate_steps`), or than a replica holds (a loss across
+replicas, which exchanges what it needs in between). What crosses replicas, and the update, stay
 outside of compiled functions, conditionals and loops: compiled, they leak or abort with
 several GPUs (keras issue 18145), and replicas must not disagree on whether to exchange.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any, Callable, NamedTuple
 
@@ -82,6 +85,7 @@ class Feed:
     # Not int32, which TensorFlow keeps on the host, where a GPU's compiled step cannot
     # read it.
     self._seed = tf.Variable(tf.zeros([2], tf.int64), name="mask_seed", **options)
+    self._batch = None
     self.learning_rate = _FedRate(self._rate)
 
   def set(self, rate, seed, step):
@@ -89,18 +93,30 @@ class Feed:
     self._rate.assign(rate)
     self._seed.assign(tf.cast(tf.stack([seed, step]), tf.int64))
 
+  @contextlib.contextmanager
+  def batch(self, number, count):
+    """While the network is traced for the number-th of the batches of a replica's step."""
+    self._batch = (number, count)
+    yield
+    self._batch = None
+
   def draw_seed(self):
-    """[2] int32 for the random masks of this replica and step."""
-    replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+    """[2] int32 for the random masks of this replica, step and batch."""
+    context = tf.distribute.get_replica_context()
+    place = tf.cast(context.replica_id_in_sync_group, tf.int32)
+    if self._batch is not None:
+      number, count = self._batch
+      place = place * count + number
     seed, step = tf.unstack(tf.cast(self._seed, tf.int32))
-    return tf.stack([seed + MASK_SEEDS_APART * tf.cast(replica, tf.int32), step])
+    return tf.stack([seed + MASK_SEEDS_APART * place, step])
 
 
 class TrainingStep:
   """Updates a network by batches of images.
 
   Losses are means over replicas: each replica ranks its own images, as in the authors'
-  release, and its gradient counts 1 / replicas.
+  release, and its gradient counts 1 / replicas. A loss across replicas is made such that
+  this mean is its gradient.
 
   Args:
     network: tf.keras.Model of images -> Outputs.
@@ -110,6 +126,10 @@ class TrainingStep:
     assign_targets: function of a batch to matching.Targets.
     anchors: [A, 4] float32, yxyx, pixels; those of the network's outputs.
     classification: ClassificationLoss.
+    accumulate_steps: batches that a replica's images are divided into, whose logits are
+      ranked together. Each is run forward twice, the second time to be differentiated.
+      They have random masks of their own, and each changes the statistics of batch
+      normalisation once.
     box_loss: name of a loss in losses.OFFSET_LOSSES or losses.BOX_LOSSES.
     box_loss_weight: weight of the box loss beside the classification loss.
     box_loss_normalizer: "replica": the box loss is a mean over the positive anchors of
@@ -134,6 +154,7 @@ class TrainingStep:
     assign_targets: Callable,
     anchors,
     classification: ClassificationLoss,
+    accumulate_steps=1,
     box_loss="smooth_l1",
     box_loss_weight=1.0,
     box_loss_normalizer="replica",
@@ -151,6 +172,7 @@ class TrainingStep:
     self._strategy = strategy
     self._anchors = anchors
     self._classification = classification
+    self._accumulate_steps = accumulate_steps
     self._box_loss = box_loss
     self._box_loss_weight = box_loss_weight
     self._box_loss_normalizer = box_loss_normalizer
@@ -162,12 +184,21 @@ class TrainingStep:
     drop_connect.draw_from(network, feed.draw_seed)
     compiled = functools.partial(tf.function, jit_compile=True, autograph=False)
     compile_all = compiled if compile_replica else lambda function: function
-    compile_piece = compile_all if in_pieces else lambda function: function
-    compile_whole = compile_all if not in_pieces else lambda function: function
+    is_across = classification.is_across_replicas
+    is_whole = not (in_pieces or is_across or accumulate_steps > 1)
+    compile_piece = (lambda function: function) if is_whole else compile_all
     self._assign_targets = compile_all(assign_targets)
     self._forward = compile_piece(self._run_forward)
-    self._rank = compile_piece(self._run_ranking)
-    self._differentiate = compile_whole(self._forward_rank_backward)
+    self._backward = compile_piece(self._run_backward)
+    # What is exchanged in a ranking across replicas stays outside; the rest of it
+    # compiles itself.
+    self._rank = self._run_ranking if is_across else compile_piece(self._run_ranking)
+    if accumulate_steps > 1:
+      self._differentiate = self._accumulate
+    elif is_whole:
+      self._differentiate = compile_all(self._forward_rank_backward)
+    else:
+      self._differentiate = self._forward_rank_backward
     self._execute = tf.function(self._run_steps, autograph=False)
 
   def __call__(self, batches, rates, first_step):
@@ -282,8 +313,69 @@ class TrainingStep:
     scalars, output_gradients = self._rank(outputs, targets, box_divisor)
     return scalars, tape.gradient(outputs, weights, output_gradients=output_gradients)
 
-  def _run_forward(self, images):
-    return self._network(images, training=True)
+  def _run_forward(self, images, number=None):
+    if number is None:
+      return self._network(images, training=True)
+    with self._feed.batch(number, self._accumulate_steps):
+      return self._network(images, training=True)
+
+  def _accumulate(self, images, targets, box_divisor):
+    """As `_forward_rank_backward`, with the memory of one batch, and the logits of all."""
+    count = self._accumulate_steps
+    numbers = tf.range(count)
+    batches = tf.reshape(images, [count, -1, *images.shape[1:]])
+    statistics = self._batch_statistics()
+    before = [statistic.read_value() for statistic in statistics]
+    outputs = tf.map_fn(
+      lambda batch: tuple(self._forward(*batch)),
+      (batches, numbers),
+      fn_output_signature=(tf.float32, tf.float32),
+      parallel_iterations=1,
+    )
+    for statistic, value in zip(statistics, before):
+      statistic.assign(value)
+    whole = tuple(tf.reshape(output, [-1, *output.shape[2:]]) for output in outputs)
+    scalars, output_gradients = self._rank(whole, targets, box_divisor)
+    output_gradients = tuple(
+      tf.reshape(gradient, tf.shape(output))
+      for gradient, output in zip(output_gradients, outputs)
+    )
+
+    def add(number, *sums):
+      found = self._backward(
+        batches[number], number, tuple(part[number] for part in output_gradients)
+      )
+      return number + 1, *(total + gradient for total, gradient in zip(sums, found))
+
+    weights = self._network.trainable_variables
+    _, *gradients = tf.while_loop(
+      lambda number, *_: number < count,
+      add,
+      [0, *(tf.zeros_like(weight) for weight in weights)],
+      parallel_iterations=1,
+    )
+    return scalars, gradients
+
+  def _batch_statistics(self):
+    """The variables that a forward pass changes."""
+    return [
+      statistic
+      for layer in self._network.submodules
+      if isinstance(layer, tf.keras.layers.BatchNormalization) and layer.trainable
+      for statistic in layer.non_trainable_variables
+    ]
+
+  def _run_backward(self, images, number, output_gradients):
+    """Gradients of the trainable variables, of one batch's part of the losses."""
+    with tf.GradientTape() as tape:
+      outputs = tuple(self._run_forward(images, number))
+    weights = self._network.trainable_variables
+    return tape.gradient(
+      outputs,
+      weights,
+      output_gradients=output_gradients,
+      unconnected_gradients=tf.UnconnectedGradients.ZERO,
+    )
 
   def _run_ranking(self, outputs, targets, box_divisor):
     """(Scalars, gradients of the total loss by the two outputs)."""

@@ -74,7 +74,9 @@ def train(config, model_dir, *, strategy=None, profile_steps=None):
     classes = folder.Classes(train_set.class_names, tuple(train_set.category_ids))
     if record:
       restarts.check_classes(model_dir, record, classes)
-    classification_losses.check(config.train, len(classes.names))
+    classification_losses.check(
+      config.train, len(classes.names), strategy.num_replicas_in_sync
+    )
     if config.train.deterministic:
       tf.config.experimental.enable_op_determinism()
     tf.keras.utils.set_random_seed(config.train.seed)
@@ -228,6 +230,7 @@ def make_step(
     assign_targets=make_assign_targets(config),
     anchors=model_lib.make_anchors(config),
     classification=classification_losses.find(train),
+    accumulate_steps=train.accumulate_steps,
     box_loss=train.box_loss,
     box_loss_weight=train.box_loss_weight,
     box_loss_normalizer=train.box_loss_normalizer,
@@ -278,7 +281,7 @@ def _make_measure(network):
 
 def _new_record(config, classes, strategy, split_size):
   num_replicas = strategy.num_replicas_in_sync
-  images_per_step = config.train.batch_size * num_replicas
+  images_per_step = config.train.images_per_replica * num_replicas
   clock = state.Clock(split_size, config.train.warmup_steps * images_per_step)
   return state.Record(
     clock, dataclasses.asdict(config), classes._asdict(), num_replicas
@@ -323,7 +326,7 @@ def _tell_start(record, train):
       *(record.validations_since_best, 2 * record.validations_since_best),
     )
     return
-  batch_size = train.batch_size * record.replicas
+  batch_size = train.images_per_replica * record.replicas
   rate = make_schedule(train, clock, batch_size)(clock.epochs_done, clock.images)
   logging.info(
     "continuing at step %d, epoch %.2f of %d, learning rate %.3g",
@@ -333,14 +336,14 @@ def _tell_start(record, train):
 
 def _tell_rate(train, strategy):
   """Says what the learning rate is for, where that is not plain."""
-  batch_size = train.batch_size * strategy.num_replicas_in_sync
+  batch_size = train.images_per_replica * strategy.num_replicas_in_sync
   if train.reference_batch_size:
     logging.info(
       "learning rate %.3g, for batches of %d images: %.3g, for %d, scaled linearly",
       *(_learning_rate(train, batch_size), batch_size),
       *(train.learning_rate, train.reference_batch_size),
     )
-  elif batch_size > train.batch_size:
+  elif strategy.num_replicas_in_sync > 1:
     logging.info(
       "learning rate %.3g, for batches of %d images on %d replicas, as it is; "
       "train.reference_batch_size would scale it",
@@ -388,7 +391,7 @@ def _make_loop(
   config, model_dir, network, step, run_state, train_set, strategy, **parts
 ):
   train = config.train
-  batch_size = train.batch_size * strategy.num_replicas_in_sync
+  batch_size = train.images_per_replica * strategy.num_replicas_in_sync
 
   def batches(position):
     read = replicas.distribute(

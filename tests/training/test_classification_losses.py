@@ -124,7 +124,7 @@ class TestWithDefaults:
     assert classification_losses.with_defaults(filled) == filled
     found = classification_losses.with_defaults(config_lib.Config()).train.loss_options
     assert found["delta"] == 1.0 and found["images_per_ranking"] is None
-    assert not {"jit_compile", "qualities"} & set(found)
+    assert not {"jit_compile", "qualities", "ranking_scope"} & set(found)
 
   def test_of_another_s_only_what_a_record_can_hold(self, own):
     own(hinge=hinge)
@@ -166,6 +166,22 @@ class TestCheck:
   def test_values_that_a_loss_refuses(self, options, said):
     train = train_config(batch_size=8, **options)
     with pytest.raises(ValueError, match=f"ap_loss with train.loss_options=.*{said}"):
+      classification_losses.check(train, 3)
+
+  def test_rankings_of_all_replicas(self):
+    train = dataclasses.replace(
+      train_config(batch_size=2, images_per_ranking=8),
+      accumulate_steps=2,
+      ranking_scope="global",
+    )
+    assert classification_losses.find(train).is_across_replicas
+    classification_losses.check(train, 3, replicas=2)
+    with pytest.raises(ValueError, match="must divide .* 4, got 8"):
+      classification_losses.check(train, 3, replicas=1)
+
+  def test_losses_that_rank_nothing(self):
+    train = dataclasses.replace(train_config("focal_loss"), ranking_scope="global")
+    with pytest.raises(ValueError, match="ranking_scope=global is .*; focal_loss does"):
       classification_losses.check(train, 3)
 
   @pytest.mark.parametrize(

@@ -383,3 +383,24 @@ class TestQualities:
     anchors, rank = make_ranking({"train.classification_loss": "ap_loss"})
     monkeypatch.delattr(step_lib.box_ops, "decode")
     rank(*make_answers(anchors), tf.constant(1.0))
+
+
+def test_accumulated_batches_count_once_in_batch_statistics(make_config, one_device):
+  """Though each is run forward twice."""
+  changes = {"train.batch_size": 2, "train.accumulate_steps": 2}
+  config = make_config({**changes, "train.jit_compile": "never"})
+
+  def build():
+    return model_lib.build_network(config, NUM_CLASSES, pretrained=True)
+
+  network, step = make_step(config, one_device, build)
+  batches = [make_batch(seed) for seed in (1, 2)]
+  expected, _ = make_step(config, one_device, build)
+  before = [weight.numpy() for weight in expected.non_trainable_weights]
+  for batch in batches:
+    expected(batch["image"], training=True)
+  one_step(step, one_device, batches)
+  statistics = [weight.numpy() for weight in expected.non_trainable_weights]
+  assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(statistics, before))
+  for weight, statistic in zip(network.non_trainable_weights, statistics):
+    np.testing.assert_allclose(weight.numpy(), statistic, rtol=1e-5, atol=1e-6)

@@ -18,7 +18,7 @@ NOISE = 1e-5
 def run_steps(make_config, make_strategy):
   """Weights after some steps of SGD, frozen batch norm, real-valued boxes."""
 
-  def run(steps, replicas=1, changes=None, at_once=1, **options):
+  def run(steps, replicas=1, changes=None, at_once=1, accumulate_steps=1, **options):
     config = make_config(
       {
         "train.classification_loss": "ap_loss",
@@ -27,7 +27,8 @@ def run_steps(make_config, make_strategy):
         "train.weight_decay": 1e-3,
         "train.clip_norm": 5.0,
         "train.loss_options": {"images_per_ranking": 1},
-        "train.batch_size": IMAGES // replicas,
+        "train.batch_size": IMAGES // replicas // accumulate_steps,
+        "train.accumulate_steps": accumulate_steps,
         "data.image_size_px": (SIDE, SIDE),
         **(changes or {}),
       }
@@ -125,6 +126,54 @@ class TestFiveSteps:
     one, _, _ = run_steps(5, changes=changes)
     two, _, _ = run_steps(5, 2, changes)
     assert difference(one, two) > 10 * NOISE
+
+
+TOGETHER = {
+  "train.jit_compile": "never",
+  "train.loss_options": {},
+  "train.box_loss_normalizer": "global",
+}
+
+
+@pytest.fixture(scope="module")
+def whole(run_steps):
+  """Weights after 2 steps on one replica, all images in one ranking."""
+  return run_steps(2, changes=TOGETHER)
+
+
+class TestOneRankingOfTheWholeBatch:
+  """All images of a step in one ranking, however they are divided."""
+
+  @pytest.mark.parametrize(
+    ("replicas", "accumulate_steps", "jit_compile"),
+    [
+      (1, 4, "never"),
+      (2, 2, "never"),
+      pytest.param(2, 1, "never", marks=pytest.mark.slow),
+      pytest.param(1, 4, "always", marks=pytest.mark.slow),
+      pytest.param(2, 2, "always", marks=pytest.mark.slow),
+    ],
+  )
+  def test_is_divided(self, run_steps, whole, replicas, accumulate_steps, jit_compile):
+    scope = "global" if replicas > 1 else "replica"
+    changes = {"train.jit_compile": jit_compile, "train.ranking_scope": scope}
+    weights, losses, _ = run_steps(
+      2, replicas, {**TOGETHER, **changes}, accumulate_steps=accumulate_steps
+    )
+    assert difference(weights, whole[0]) <= NOISE
+    np.testing.assert_allclose(losses, whole[1], rtol=1e-5)
+
+  def test_batches_have_the_masks_of_as_many_replicas(self, run_steps, random_backbone):
+    """The same in both passes, and of their own: as two replicas draw them."""
+    changes = {**TOGETHER, "model.backbone": random_backbone}
+    one, _, _ = run_steps(2, changes=changes, accumulate_steps=2)
+    two, _, _ = run_steps(2, 2, {**changes, "train.ranking_scope": "global"})
+    assert difference(one, two) <= NOISE
+
+  def test_rankings_of_their_own_differ(self, run_steps, whole):
+    """What the test above would not see without "global"."""
+    weights, _, _ = run_steps(2, 2, TOGETHER)
+    assert difference(weights, whole[0]) > 10 * NOISE
 
 
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.slow)])

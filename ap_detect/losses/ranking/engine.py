@@ -72,7 +72,13 @@ class OnCPU:
   XLA runs what is inside of a conditional on a single core, so the passes over all
   entries are outside: one conditional sorts, one more weighs, and the tables between
   them are as large as the largest may be.
+
+  Attributes:
+    search, cells: for `Ranking`, and its grid.
   """
+
+  search = staticmethod(scans.search_in_loop)
+  cells = _CELLS_ON_CPU
 
   @staticmethod
   def rank(logits, anchors, step, errors):
@@ -87,11 +93,11 @@ class OnCPU:
     Returns:
       Loss [] float32 and, of `signature`, what `gradient` needs.
     """
-    ranking = _Ranking(logits, anchors, step, errors, scans.search_in_loop)
+    ranking = Ranking(logits, anchors, step, errors, OnCPU.search)
 
     def sort(capacity):
       positives, windows = ranking.sort(capacity)
-      grid = ranking.grid(positives, windows, _CELLS_ON_CPU)
+      grid = ranking.grid(positives, windows, OnCPU.cells)
       extra = ranking.largest - capacity
       begins = _padded(windows.begins, 2 * extra, knots.INFINITY)
       return (
@@ -106,7 +112,7 @@ class OnCPU:
 
     def weigh(capacity):
       positives = knots.Positives(in_order[:capacity], scores[:capacity])
-      windows = knots.windows(positives, step, scans.search_in_loop)
+      windows = knots.windows(positives, step, OnCPU.search)
       here = tables.merged(negatives, 2 * capacity + 1)
       loss, lines = ranking.weigh(positives, windows, here)
       return loss, lines.padded(2 * (ranking.largest - capacity))
@@ -138,6 +144,38 @@ class OnCPU:
     interval = grid.look_up(scores, _STEPS_ON_CPU)
     return tf.cast(lines.at(scores, labels, grid.begins, interval, step), logits.dtype)
 
+  @staticmethod
+  def tabulate(logits, labels, grid, step, units):
+    """The tables of a replica's own negatives, which can be added to those of others.
+
+    Args:
+      logits: [R, K] float.
+      labels: [R] int32.
+      grid: intervals.Grid of M intervals.
+      step: knots.Step.
+      units: tables.Units.
+
+    Returns:
+      Tables as [2, M + 1], for `received`, and what `finish` needs.
+    """
+    del units
+    found = tables.in_chunks(logits, labels, grid, _STEPS_ON_CPU, step)
+    counts, sums = tables.merged(found, tables.length(grid.begins) - 1)
+    sums = tf.stack([tf.cast(counts, tf.float64), sums])
+    return tf.pad(sums, [[0, 0], [0, 1]]), grid
+
+  @staticmethod
+  def received(sums, units):
+    """tables.Tables of sums of what `tabulate` gives."""
+    del units
+    return tables.Tables(tf.cast(sums[0, :-1], tf.int32), sums[1, :-1])
+
+  @staticmethod
+  def finish(logits, labels, step, lines, grid):
+    """What `gradient` needs of Lines and of what `tabulate` found."""
+    del logits, labels, step
+    return lines, grid
+
 
 class OnGPU:
   """The form for GPUs.
@@ -145,12 +183,18 @@ class OnGPU:
   All of it is in one conditional, at which the device waits for the host once, but what
   shows whether its first branch will do: the positives are few, and their knots do not
   crowd. What is looked up serves value and update alike, so both are computed together.
+
+  Attributes:
+    search, cells: for `Ranking`, and its grid.
   """
+
+  search = staticmethod(scans.search_unrolled)
+  cells = _CELLS_ON_GPU
 
   @staticmethod
   def rank(logits, anchors, step, errors):
     """As `OnCPU.rank`."""
-    ranking = _Ranking(logits, anchors, step, errors, scans.search_unrolled)
+    ranking = Ranking(logits, anchors, step, errors, OnGPU.search)
     scores, labels = tf.cast(logits, tf.float32), anchors.labels
 
     def finish(positives, windows, interval):
@@ -161,7 +205,7 @@ class OnGPU:
 
     few = tables.lesser(_CAPACITIES[0], ranking.largest)
     positives, windows = ranking.sort(few)
-    grid = ranking.grid(positives, windows, _CELLS_ON_GPU)
+    grid = ranking.grid(positives, windows, OnGPU.cells)
 
     def rank_few():
       interval = grid.look_up(scores, _STEPS_ON_GPU, is_crowded=False)
@@ -169,14 +213,8 @@ class OnGPU:
 
     def rank_many(capacity):
       positives, windows = ranking.sort(capacity)
-      grid = ranking.grid(positives, windows, _CELLS_ON_GPU)
-      # The loop of a crowded grid holds what it looks up twice: slice by slice.
-      interval = tf.map_fn(
-        lambda scores: grid.look_up(scores, _STEPS_ON_GPU),
-        tf.reshape(scores, [_number_of_slices(labels), -1, scores.shape[-1]]),
-        fn_output_signature=tf.int32,
-      )
-      return finish(positives, windows, tf.reshape(interval, tf.shape(scores)))
+      grid = ranking.grid(positives, windows, OnGPU.cells)
+      return finish(positives, windows, _look_up_in_slices(grid, scores))
 
     return branching.first_that_holds(
       [(ranking.count <= few) & ~grid.is_crowded(_STEPS_ON_GPU)],
@@ -192,11 +230,36 @@ class OnGPU:
     (update,) = found
     return tf.cast(update * tf.cast(upstream, tf.float32), logits.dtype)
 
+  @staticmethod
+  def tabulate(logits, labels, grid, step, units):
+    """As `OnCPU.tabulate`."""
+    scores = tf.cast(logits, tf.float32)
+    interval = branching.first_that_holds(
+      [~grid.is_crowded(_STEPS_ON_GPU)],
+      [
+        lambda: grid.look_up(scores, _STEPS_ON_GPU, is_crowded=False),
+        lambda: _look_up_in_slices(grid, scores),
+      ],
+    )
+    sums = tables.in_units(scores, labels, grid.begins, interval, step, units)
+    return sums, (grid.begins, interval)
+
+  @staticmethod
+  def received(sums, units):
+    """As `OnCPU.received`."""
+    return tables.from_units(sums, units)
+
+  @staticmethod
+  def finish(logits, labels, step, lines, found):
+    """As `OnCPU.finish`."""
+    scores = tf.cast(logits, tf.float32)
+    return (lines.at(scores, labels, *found, step),)
+
 
 FORMS = {"cpu": OnCPU, "gpu": OnGPU}
 
 
-class _Ranking:
+class Ranking:
   """What both forms do with the positives.
 
   Args:
@@ -298,9 +361,20 @@ class _Ranking:
     return tf.nest.map_structure(lambda x: tf.where(is_bad, _NAN, x), result)
 
 
-def _number_of_slices(labels):
+def _look_up_in_slices(grid, scores):
+  """The interval of each score [R, K], where the grid may be crowded, on a GPU."""
+  # The loop of a crowded grid holds what it looks up twice: slice by slice.
+  interval = tf.map_fn(
+    lambda scores: grid.look_up(scores, _STEPS_ON_GPU),
+    tf.reshape(scores, [_number_of_slices(scores), -1, scores.shape[-1]]),
+    fn_output_signature=tf.int32,
+  )
+  return tf.reshape(interval, tf.shape(scores))
+
+
+def _number_of_slices(scores):
   """The largest number of equal slices."""
-  rows = tables.length(labels)
+  rows = tables.length(scores)
   if tf.is_tensor(rows):
     return 1
   return max(number for number in range(1, _SLICES + 1) if rows % number == 0)

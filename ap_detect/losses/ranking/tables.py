@@ -36,7 +36,7 @@ class Tables(NamedTuple):
   sums: tf.Tensor
 
 
-class _Units(NamedTuple):
+class Units(NamedTuple):
   """What offsets are counted in, so that their sums are the same in any order.
 
   Attributes:
@@ -126,9 +126,23 @@ def at_once(scores, labels, begins, interval, step):
   Returns:
     Tables.
   """
+  units = Units.for_sum(length(labels) * scores.shape[-1], step)
+  return from_units(in_units(scores, labels, begins, interval, step, units), units)
+
+
+def in_units(scores, labels, begins, interval, step, units):
+  """What `at_once` makes Tables of, which can be added to that of other scores.
+
+  Args:
+    scores, labels, begins, interval, step: as for `at_once`.
+    units: Units for the sum of all scores that shall be added.
+
+  Returns:
+    [2, M + 1] int64: number and sum in units of the scores of each interval; last, of
+    those that are not finite.
+  """
   rows, size = length(labels), length(begins)
   number = rows * scores.shape[-1]
-  units = _Units.for_sum(number, step)
   copies = 1
   if not tf.is_tensor(number) and not tf.is_tensor(size):
     copies = max(min(_COPIED_ENTRIES, number // 4) // size, 1)
@@ -146,8 +160,14 @@ def at_once(scores, labels, begins, interval, step):
   counts, sums = (
     tf.reduce_sum(tf.reshape(table, [copies, size]), 0) for table in (counts, sums)
   )
-  sums = tf.where(counts[-1] > 0, np.float64(np.nan), units.back(sums[:-1]))
-  return Tables(counts[:-1], sums)
+  return tf.stack([tf.cast(counts, tf.int64), sums])
+
+
+def from_units(found, units):
+  """Tables of what `in_units` gives."""
+  counts, sums = found[0], units.back(found[1, :-1])
+  sums = tf.where(counts[-1] > 0, np.float64(np.nan), sums)
+  return Tables(tf.cast(counts[:-1], tf.int32), sums)
 
 
 def of_positives(positives, windows, step, search):
@@ -163,7 +183,7 @@ def of_positives(positives, windows, step, search):
     Tables.
   """
   scores, size = positives.scores, length(windows.width)
-  units = _Units.for_sum(length(scores), step)
+  units = Units.for_sum(length(scores), step)
   interval = search(scores, windows.begins[1:-1])
   offset = intervals.offset(scores, windows.begins, interval, step.widest)
   counts, sums = _add(
