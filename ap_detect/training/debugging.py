@@ -52,7 +52,7 @@ def debug(config, model_dir, *, num_steps=3):
     num_steps: how many, unless something is not finite before.
 
   Yields:
-    ExaminedSteps, of one replica with the whole batch; only the last one may have what is
+    ExaminedSteps, of one replica with train.batch_size images; only the last one may have what is
     not finite.
 
   Raises:
@@ -63,6 +63,7 @@ def debug(config, model_dir, *, num_steps=3):
   if record:
     restarts.check_changes(model_dir, record, config)
   train_set = data_lib.open_training_split(config, memory=memory_lib.Memory(model_dir))
+  config = _of_one_batch(config)
   num_classes, size = len(train_set.class_names), config.train.batch_size
   classification_losses.check(config.train, num_classes)
   tf.keras.utils.set_random_seed(config.train.seed)
@@ -96,13 +97,14 @@ def debug_batch(failed):
     failed: failed_batch.FailedBatch.
 
   Yields:
-    An ExaminedStep for what each replica had of the batch.
+    An ExaminedStep for what each replica had of the batch; where it took several batches
+    to the step (train.accumulate_steps), for each of them, as if of a replica of its own.
 
   Raises:
     ValueError: the weights do not fit the config's network.
   """
   about = failed.about
-  config = config_lib.resolve(about["config"])
+  config = _of_one_batch(config_lib.resolve(about["config"]))
   network, _, step = _build(config, len(about["class_names"]), pretrained=False)
   shapes = [tuple(weight.shape) for weight in network.weights]
   if shapes != [value.shape for value in failed.weights]:
@@ -132,11 +134,26 @@ def report(examined, num_replicas=1) -> str:
   )
 
 
+def _of_one_batch(config):
+  """The same training of a single replica that ranks every batch by itself."""
+  train = config.train
+  options = dict(train.loss_options)
+  if (options.get("images_per_ranking") or 0) > train.batch_size:
+    options["images_per_ranking"] = None
+  train = dataclasses.replace(
+    train,
+    jit_compile="never",
+    accumulate_steps=1,
+    ranking_scope="replica",
+    loss_options=options,
+  )
+  return dataclasses.replace(config, train=train)
+
+
 def _build(config, num_classes, *, pretrained):
   """(network, optimizer, TrainingStep) on one device, with nothing compiled."""
   replicas.make_strategy(1)  # for its settings of the device
-  train = dataclasses.replace(config.train, jit_compile="never")
-  config = dataclasses.replace(config, train=train)
+  train = config.train
   network = model_lib.build_network(
     config,
     num_classes,

@@ -176,12 +176,14 @@ class TestCheck:
     )
     assert classification_losses.find(train).is_across_replicas
     classification_losses.check(train, 3, replicas=2)
-    with pytest.raises(ValueError, match="must divide .* 4, got 8"):
+    with pytest.raises(ValueError, match=r"must divide .* 4, got 8"):
       classification_losses.check(train, 3, replicas=1)
 
   def test_losses_that_rank_nothing(self):
     train = dataclasses.replace(train_config("focal_loss"), ranking_scope="global")
-    with pytest.raises(ValueError, match="ranking_scope=global is .*; focal_loss does"):
+    with pytest.raises(
+      ValueError, match=r"ranking_scope=global is .*; focal_loss does"
+    ):
       classification_losses.check(train, 3)
 
   @pytest.mark.parametrize(

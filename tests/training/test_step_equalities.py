@@ -170,6 +170,7 @@ class TestOneRankingOfTheWholeBatch:
     two, _, _ = run_steps(2, 2, {**changes, "train.ranking_scope": "global"})
     assert difference(one, two) <= NOISE
 
+  @pytest.mark.slow
   def test_rankings_of_their_own_differ(self, run_steps, whole):
     """What the test above would not see without "global"."""
     weights, _, _ = run_steps(2, 2, TOGETHER)
