@@ -40,17 +40,19 @@ def make_step(config, num_classes, strategy):
   return run
 
 
-def noise(config, num_classes):
-  """One batch of a config's size, of random pixels with 8 random objects an image.
+def noise(config, num_classes, replicas=1):
+  """One step's images of random pixels, with 8 random objects each.
 
   Args:
     config: Config.
     num_classes: K.
+    replicas: int, how many share the batch.
 
   Returns:
     Dict of "image", "boxes", "classes" and "ignored", see `pipeline.training_batches`.
   """
-  size, images = config.data.image_size_px, config.train.batch_size
+  size = config.data.image_size_px
+  images = config.train.images_per_replica * replicas
   sides = [float(side) for side in size]
   corner = tf.random.stateless_uniform([images, 8, 2], [0, 2], 0.0, 0.5) * sides
   extent = tf.random.stateless_uniform([images, 8, 2], [0, 3], 0.1, 0.5) * sides

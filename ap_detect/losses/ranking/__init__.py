@@ -26,6 +26,7 @@ nothing is rounded to float32 and widened again, for XLA folds that away on GPUs
   errors      what a loss makes of the comparisons: the seam between engine and losses
   scans       prefix sums and searches on small tables
   branching   choosing between branches inside the graph
+  across_replicas  the same for what several replicas hold, by tables that add up
 
 The passes over all logits have two forms. "cpu": a loop over chunks that stay in the
 cache, outside of conditionals, which XLA runs on one core; "gpu": whole slices at once,
