@@ -20,6 +20,9 @@ _FONT_POINTS = 8.0
 # Longer names are cut, so that they leave room for what they name.
 _LONGEST_NAME = 18
 
+# Longer names of series stand below each other.
+_LONGEST_OF_TWO_NAMES = 38
+
 # More points of a curve than its panel has pixels would not be seen.
 _MOST_POINTS = 2000
 
@@ -343,7 +346,8 @@ def series_picture(
   """
   if not series:
     raise ValueError("need at least one series, got none")
-  names_height = 0.18 * math.ceil(len(series) / 2)
+  columns = 2 if max(map(len, series)) <= _LONGEST_OF_TWO_NAMES else 1
+  names_height = 0.18 * math.ceil(len(series) / columns)
   width, height = 6.4, 4.0 + names_height
   figure = _new_figure(width, height, title)
   bottom = 0.55 + names_height
@@ -365,7 +369,7 @@ def series_picture(
   panel.tick_params(labelsize=_FONT_POINTS)
   panel.grid(color="0.88", linewidth=0.6)
   legend = figure.legend(
-    loc="lower center", ncols=2, fontsize=_FONT_POINTS, frameon=False
+    loc="lower center", ncols=columns, fontsize=_FONT_POINTS, frameon=False
   )
   for text in legend.get_texts():
     text.set_parse_math(False)

@@ -14,6 +14,9 @@ QUESTION = (
 )
 
 
+_DRAWN_DELTA = 1.0
+
+
 def pages(folder):
   """theory.md and its pictures; {} where a result is missing.
 
@@ -98,15 +101,13 @@ def _converse(result):
         f"not in {result['steps']:,}" if first is None else f"{first:,}",
       )
     )
-    steps, values = zip(*row["curve"])
-    series[f"{name}, rate {row['rate']:g}, delta {row['delta']:g}"] = (
-      [step + 1 for step in steps],
-      values,
-      [0.0] * len(steps),
-    )
+    if row["delta"] == _DRAWN_DELTA:
+      steps, values = zip(*row["curve"])
+      places = [step + 1 for step in steps]
+      series[f"{name}, rate {row['rate']:g}"] = (places, values, [0.0] * len(steps))
   picture = charts.series_picture(
     series,
-    "AP on separable data, from w = 0",
+    f"AP on separable data, from w = 0, delta {_DRAWN_DELTA:g}",
     "step + 1",
     "AP",
     log_x=True,
@@ -135,14 +136,14 @@ def _non_separable(result):
     steps = [step for step, *_ in curves[0]]
     for place, name in ((1, "mean loss"), (2, "bound")):
       values = [[point[place] for point in at_once] for at_once in zip(*curves)]
-      series[f"{name}, {number} of 20 positives among the negatives"] = (
+      series[f"{name}, {number} of 20"] = (
         steps,
         [statistics.fmean(one) for one in values],
         [statistics.stdev(one) for one in values],
       )
   picture = charts.series_picture(
     series,
-    "AP-loss on average over the steps, and its bound",
+    "AP-loss on average over the steps, and its bound, by positives among negatives",
     "steps",
     "AP-loss",
     log_scale=True,

@@ -33,11 +33,15 @@ import pathlib
 
 import numpy as np
 import settings
+from absl import flags
 
 from ap_detect import command_line, provenance
 from ap_detect.runs import files
 
 settings.use("results_dir", "note")
+PARTS_TO_DO = flags.DEFINE_multi_enum(
+  "part", [], ["proposition_1", "converse", "non_separable"], "What to do; default all."
+)
 
 FOLDER = "theory"
 # As good as the step itself.
@@ -49,7 +53,8 @@ def main(_):
   command_line.load_tensorflow()
   folder = pathlib.Path(settings.RESULTS_DIR.value) / FOLDER
   folder.mkdir(parents=True, exist_ok=True)
-  for name, part in PARTS.items():
+  for name in PARTS_TO_DO.value or PARTS:
+    part = PARTS[name]
     result = {**provenance.describe(settings.NOTE.value), **part()}
     files.write_json(str(folder / f"{name}.json"), result, indent=1)
     print(f"wrote {folder / name}.json")
@@ -208,7 +213,7 @@ def converse(steps=3000, rates=(0.1, 1.0, 10.0), deltas=(0.5, 1.0)):
       ap = average_precision(features @ w, labels)
       if ap == 1:
         ordered.append(step)
-      if step in kept:
+      if step in kept or loss == 0:
         curve.append((step, ap))
       return False
 
