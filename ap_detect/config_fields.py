@@ -20,7 +20,7 @@ from ap_detect.config_rules import (
 )
 
 DATA_FORMATS = ("auto", "voc", "coco", "yolo", "csv", "cvat", "tfrecord", "shapes")
-AUGMENTATIONS = ("zoom", "ssd")
+AUGMENTATIONS = ("zoom", "ssd", "none")
 BOX_LOSSES = ("smooth_l1", "l1", "giou")
 RANKING_SCOPES = ("replica", "global")
 BOX_LOSS_NORMALIZERS = ("replica", "global")
@@ -216,7 +216,8 @@ class DataConfig:
     "zoom",
     "Transforms of the training images. 'zoom': colour jitter, horizontal flip, and "
     "scale jitter that keeps the aspect ratio. 'ssd', the paper's: colour jitter, "
-    "expansion, cropping, horizontal flip, and warping to the input size.",
+    "expansion, cropping, horizontal flip, and warping to the input size. 'none': images "
+    "as in evaluation, without flip and jitter.",
     one_of(AUGMENTATIONS),
   )
   horizontal_flip: float = field(

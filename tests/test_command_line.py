@@ -345,7 +345,7 @@ RUN_FLAGS = ("model_dir", "checkpoint", "averaged_weights")
 SCORE_FLAGS = ("score_threshold", "min_precision", "min_recall", "calibrate")
 # Every command and flags that it has.
 COMMANDS = {
-  "train": ("config", "model_dir", "replicas", "profile_steps", "debug"),
+  "train": ("config", "model_dir", "replicas", "profile_steps", "debug", "overfit"),
   "evaluate": (
     *(*RUN_FLAGS, "split", "data_root", "output_dir", "replicas"),
     *("skip_faulty", "max_image_pixels", "saved_model"),

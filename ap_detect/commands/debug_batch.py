@@ -1,4 +1,4 @@
-"""Says which tensor of a step was the first that was not finite.
+"""Names the first tensor of a failed step that is not finite.
 
 ap_detect debug_batch runs/mine/non_finite/step-1234.npz
 

@@ -23,6 +23,14 @@ PROFILE_STEPS = flags.DEFINE_string(
   "TensorBoard folder, and says how to look at it. The first steps build the graph: 10:20 "
   "says more of a training than 0:10.",
 )
+OVERFIT = flags.DEFINE_integer(
+  "overfit",
+  0,
+  "n: trains on the first n images alone, without augmentation, until their AP is as good "
+  "as it can be, 2000 steps at most, in a folder beside the run's; if that fails, says what "
+  "is in the way. What cannot learn 8 images will not learn 8000.",
+  lower_bound=0,
+)
 DEBUG = flags.DEFINE_bool(
   "debug",
   False,
@@ -36,6 +44,9 @@ def main(_):
   config, model_dir = config_lib.resolve(CONFIG.value), MODEL_DIR.value
   if DEBUG.value:
     _debug(config, model_dir)
+    return
+  if OVERFIT.value:
+    _overfit(config, model_dir)
     return
   # Before the seconds that importing TensorFlow takes.
   with lock.lock(model_dir), logs.kept(model_dir):
@@ -56,6 +67,20 @@ def main(_):
     f"  ap_detect predict --model_dir={model_dir}"
     f" --output_dir={model_dir}/predictions {samples or 'IMAGE_OR_FOLDER ...'}"
   )
+
+
+def _overfit(config, model_dir):
+  command_line.load_tensorflow()
+  from ap_detect.runs import replicas
+  from ap_detect.training import overfitting
+
+  strategy = replicas.make_strategy(REPLICAS.value)
+  outcome = overfitting.overfit(config, model_dir, OVERFIT.value, strategy=strategy)
+  print("\n".join(outcome.lines))
+  if outcome.model_dir:
+    print(f"run: {outcome.model_dir}/ (tensorboard --logdir={outcome.model_dir})")
+  if not outcome.is_reached:
+    sys.exit(1)
 
 
 def _debug(config, model_dir):

@@ -265,6 +265,8 @@ def make_batches(config, dataset, batch_size, first_position=0, *, service_addre
 
 def augmentation_steps(data):
   """The steps of a DataConfig's augmentation, see `augment`; list."""
+  if data.augmentation == "none":
+    return augment.fit_steps(data.image_size_px)
   options = {
     "horizontal_flip": data.horizontal_flip,
     "color_strength": data.color_jitter,

@@ -52,8 +52,8 @@ def debug(config, model_dir, *, num_steps=3):
     num_steps: how many, unless something is not finite before.
 
   Yields:
-    ExaminedSteps, of one replica with train.batch_size images; only the last one may have what is
-    not finite.
+    ExaminedSteps, of one replica with train.batch_size images; only the last one may have
+    what is not finite.
 
   Raises:
     ValueError: as training.trainer.train.

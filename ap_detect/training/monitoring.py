@@ -226,12 +226,13 @@ class Speed:
     return images / seconds, min(waited / seconds, 1.0)
 
 
-def make_callbacks(paths: Sequence[str], model, **params):
-  """Keras callbacks by import path, in Keras' own list.
+def make_callbacks(paths: Sequence[str], others, model, **params):
+  """Keras callbacks by import path, and others, in Keras' own list.
 
   Args:
     paths: "package.module.Name" of a callback's class, or of a function that makes one;
       called without arguments.
+    others: callbacks.
     model: tf.keras.Model that they get as their `model`.
     params: what they find in `params`.
 
@@ -241,7 +242,7 @@ def make_callbacks(paths: Sequence[str], model, **params):
   Raises:
     ValueError: a path cannot be imported, or does not lead to a callback.
   """
-  callbacks = [_make_callback(path) for path in paths]
+  callbacks = [*(_make_callback(path) for path in paths), *others]
   return tf.keras.callbacks.CallbackList(callbacks, model=model, **params)
 
 

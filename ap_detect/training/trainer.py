@@ -42,7 +42,15 @@ _MASK_STREAM = 2
 _TABLED_METRICS = ("validation/AP", "validation/AP50", "train/total_loss")
 
 
-def train(config, model_dir, *, strategy=None, profile_steps=None):
+def train(
+  config,
+  model_dir,
+  *,
+  strategy=None,
+  profile_steps=None,
+  datasets=None,
+  callbacks=(),
+):
   """Trains to the last epoch; started again, continues where the last start was stopped.
 
   Args:
@@ -51,6 +59,8 @@ def train(config, model_dir, *, strategy=None, profile_steps=None):
     model_dir: folder of the run; made if missing.
     strategy: tf.distribute strategy; None for all GPUs, or the CPU.
     profile_steps: profiling.Steps to profile; None for none.
+    datasets: DetectionDatasets to train and to validate on; None for the config's.
+    callbacks: Keras callbacks beside the config's.
 
   Raises:
     ValueError: faults in config or data, or the folder holds another run, is in use, or
@@ -70,7 +80,7 @@ def train(config, model_dir, *, strategy=None, profile_steps=None):
       done = record["clock"]["step"] if record else 0
       profiling.check_ahead(profile_steps, done)
     memory = memory_lib.Memory(model_dir)
-    train_set, val_set = _open_data(config, memory)
+    train_set, val_set = datasets or _open_data(config, memory)
     classes = folder.Classes(train_set.class_names, tuple(train_set.category_ids))
     if record:
       restarts.check_classes(model_dir, record, classes)
@@ -90,8 +100,8 @@ def train(config, model_dir, *, strategy=None, profile_steps=None):
       if config.train.ema_decay:
         averages = averaging.AveragedWeights(network, config.train.ema_decay)
       step = make_step(config, network, optimizer, feed, strategy, averages=averages)
-    callbacks = monitoring.make_callbacks(
-      config.train.callbacks, network, epochs=config.train.epochs
+    callback_list = monitoring.make_callbacks(
+      config.train.callbacks, callbacks, network, epochs=config.train.epochs
     )
     run_state = state.TrainingState(
       model_dir,
@@ -147,7 +157,7 @@ def train(config, model_dir, *, strategy=None, profile_steps=None):
         signals=stops,
         metrics_file=metrics_file,
         writer=writer,
-        callbacks=callbacks,
+        callbacks=callback_list,
         measure=_make_measure(network),
       ).run()
       if run_state.record.clock.step > first_step:

@@ -129,6 +129,7 @@ class TestCallbacks:
     model = tf.keras.Sequential()
     made = monitoring.make_callbacks(
       ["training.test_monitoring.Tracker", "tensorflow.keras.callbacks.TerminateOnNaN"],
+      [],
       model,
       epochs=3,
     )
@@ -151,6 +152,6 @@ class TestCallbacks:
   )
   def test_what_is_none(self, path, said):
     with pytest.raises(ValueError, match=r"train\.callbacks") as caught:
-      monitoring.make_callbacks([path], tf.keras.Sequential())
+      monitoring.make_callbacks([path], [], tf.keras.Sequential())
     assert said in str(caught.value)
     assert path in str(caught.value)

@@ -8,6 +8,7 @@ it and wherever training was started again.
 
 from ap_detect.data.augment.colors import random_color, random_ssd_color
 from ap_detect.data.augment.scale_jitter import (
+  fit_steps,
   random_horizontal_flip,
   zoom_onto_canvas,
   zoom_steps,
@@ -22,6 +23,7 @@ from ap_detect.data.augment.ssd import (
 
 __all__ = [
   "cut_to_window",
+  "fit_steps",
   "random_color",
   "random_crop",
   "random_expansion",

@@ -33,6 +33,25 @@ def zoom_steps(
   return [*steps, colors.random_color(color_strength)] if color_strength else steps
 
 
+def fit_steps(output_size):
+  """The steps of no augmentation: the image scaled to fit, as in evaluation.
+
+  Args:
+    output_size: (height, width) of the network's input, pixels.
+
+  Returns:
+    list of one step.
+  """
+
+  def fit_onto_canvas(example):
+    images, scale = image_ops.resize_to_fit(example["image"][tf.newaxis], output_size)
+    boxes = example["boxes"] * scale
+    canvas = tf.constant(output_size, tf.float32)
+    return {**example, "image": images[0], **_cut(boxes, example, canvas)}
+
+  return [fit_onto_canvas]
+
+
 def random_horizontal_flip(probability):
   """Step: mirrors left and right with the given probability."""
 

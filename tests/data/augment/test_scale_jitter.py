@@ -4,7 +4,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ap_detect.data import augment
+from ap_detect.data import augment, pipeline
 from ap_detect.data.augment import colors, draws
 
 CANVAS = (96, 128)
@@ -54,6 +54,7 @@ STEPS = {
   "flip": augment.random_horizontal_flip(1.0),
   "no flip": augment.random_horizontal_flip(0.0),
   "fit": augment.zoom_onto_canvas(CANVAS),
+  "none": augment.fit_steps(CANVAS)[0],
   "zoom out": augment.zoom_onto_canvas(CANVAS, (0.4, 0.9)),
   "zoom in": augment.zoom_onto_canvas(CANVAS, (1.1, 2.5)),
   "color": augment.random_color(1.0),
@@ -139,6 +140,16 @@ def test_a_picture_of_the_canvas_size_stays_as_it_is():
   result = STEPS["fit"](example_with(image=pixels))
   np.testing.assert_array_equal(result["image"], pixels)
   assert result["boxes"].numpy().tolist() == [list(BOX)]
+
+
+def test_without_augmentation_images_are_those_of_evaluation(monkeypatch):
+  """80 x 110 pixels in 96 x 128: in the corner, where zooming draws a place."""
+  example = example_with()
+  found = STEPS["none"](example)
+  shown = pipeline.show(example["image"], pipeline.View(CANVAS, CANVAS))
+  np.testing.assert_array_equal(found["image"], shown["image"])
+  np.testing.assert_allclose(found["boxes"], [np.array(BOX) * 128 / 110], rtol=1e-6)
+  assert names_of_draws([STEPS["none"]], monkeypatch) == []
 
 
 def test_the_same_seed_gives_the_same_again():
