@@ -198,6 +198,25 @@ _OF_THE_PAPER = (
     overrides={"train.epochs": 3},
   ),
   Experiment(
+    name="ranking_size",
+    question=(
+      "Table 1 on: rankings of more images than a batch has, by accumulated batches, at 32 "
+      "images a step."
+    ),
+    dataset="shapes",
+    rows=tuple(
+      Row(f"images_per_ranking-{number}", _option("images_per_ranking", number))
+      for number in (4, 8, 16, 32)
+    ),
+    seeds=_SEEDS,
+    minutes=6,
+    overrides={
+      "train.epochs": 4,
+      "train.accumulate_steps": 4,
+      "train.learning_rate": 4e-3,
+    },
+  ),
+  Experiment(
     name="figure_5b",
     question=(
       "The paper's Figure 5b in small: the value of AP-loss itself on the images trained "

@@ -122,6 +122,8 @@ def _describe(experiments, run, config, model_dir, note):
   rows = _read_rows(model_dir)
   images_per_step = int(rows[-1]["images"]) / int(rows[-1]["step"])
   starts = _read_starts(model_dir)
+  # The first step, which builds the graph, has none.
+  speeds = [float(row["images_per_second"]) for row in rows if row["images_per_second"]]
   return {
     **provenance.describe(note),
     "experiment": run.experiment,
@@ -133,9 +135,7 @@ def _describe(experiments, run, config, model_dir, note):
     "config": plan.without_places(config, dataset),
     "starts": starts,
     "seconds": round(sum(start["seconds"] for start in starts), 1),
-    "images_per_second": statistics.median(
-      float(row["images_per_second"]) for row in rows if row["images_per_second"]
-    ),
+    "images_per_second": statistics.median(speeds) if speeds else None,
     "metrics": {
       one.name: _rounded(_evaluate(model_dir, one))
       for one in experiments.evaluations(experiment)

@@ -7,10 +7,13 @@ import catalog
 import one_run
 import pytest
 
+from ap_detect.data import shapes
+
 EXPERIMENTS = {one.name: one for one in catalog.EXPERIMENTS}
 # Of each experiment on data that needs no folder, rows that differ in kind.
 ROWS = {
   "table1": ("images_per_ranking-4",),
+  "ranking_size": ("images_per_ranking-32",),
   "figure_5b": ("approximate_gradient-rate0.002", "structured_hinge-rate0.002"),
   "smooth_steps": ("logistic",),
   "delta_weight_decay": ("delta-0.25-decay-0",),
@@ -82,6 +85,23 @@ def test_reduced(name, make_small, tmp_path):
   for result in perform(make_small(only(EXPERIMENTS[name], *ROWS[name])), tmp_path):
     assert result["metrics"]["val"]["AP"] is not None
     assert result["training"][-1]["classification_loss"] > 0
+
+
+@pytest.mark.slow
+def test_on_files(make_small, tmp_path):
+  """A folder as BCCD's or another: places are given, and not written."""
+  root = str(tmp_path / "folder")
+  for split, number in (("train", 16), ("val", 4), ("test", 4)):
+    shapes.write_shapes(shapes.make_shapes(split, num_images=number), root, split)
+  experiment = only(EXPERIMENTS["comparison_bccd"], "ap")
+  row = experiment.rows[0]._replace(tuned_as="")
+  experiments = make_small(experiment._replace(rows=(row,)))
+  (run,) = experiments.due(experiments.experiments["comparison_bccd"])
+  places = {"bccd_dir": root, "weights": ""}
+  one_run.perform(experiments, run, places=places, runs_dir=str(tmp_path / "runs"))
+  text = experiments.path(run).read_text()
+  assert str(tmp_path) not in text and '"root": "<bccd_dir>"' in text
+  assert experiments.result(run)["metrics"]["test"]["images"] == 4
 
 
 def test_every_experiment_without_a_folder_is_among_them():
