@@ -14,7 +14,7 @@ import tensorflow as tf
 from ap_detect.losses import IGNORED
 
 # Of histograms of logits. What lies beyond the limits counts in the outermost bins.
-LOWEST_LOGIT, HIGHEST_LOGIT, NUM_BINS = -16.0, 16.0, 64
+LOWEST_LOGIT, HIGHEST_LOGIT, NUM_BINS = -16.0, 16.0, 128
 # Logits that are counted at a time, which bounds the memory.
 _LOGITS_AT_ONCE = 2**18
 _MIB = 2**20
@@ -122,7 +122,7 @@ def count_logits(logits, labels):
   Example: a positive at 0, a negative of another class at 99, and an ignored anchor
     >>> counts = count_logits([[0.0, 99.0], [-0.1, -0.1]], [1, IGNORED])
     >>> [np.flatnonzero(row).tolist() for row in counts]
-    [[32], [63]]
+    [[64], [127]]
   """
   logits = tf.convert_to_tensor(logits, tf.float32)
   num_classes = logits.shape[-1]

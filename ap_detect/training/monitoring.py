@@ -153,31 +153,37 @@ def write_scalars(writer, row):
       tf.summary.scalar(f"train/{name}" if is_train else name, value)
 
 
-def write_histogram(name, edges, counts):
+def write_histograms(group, edges, counts):
   """Writes counts of bins as TensorBoard's histograms; to the default writer and step.
 
-  TensorFlow's own summary takes the values themselves.
+  TensorFlow's own summary takes the values themselves. Bins beyond all values are left
+  out, alike in all histograms, for TensorBoard shows empty ones too.
 
   Args:
-    name: of the histogram.
+    group: what the histograms have in common.
     edges: [N + 1] of the bins.
-    counts: [N].
+    counts: {name: [N] counts}.
   """
-  bins = np.stack([edges[:-1], edges[1:], counts], axis=-1)
-  tf.summary.write(
-    name,
-    tf.constant(bins, tf.float64),
-    metadata=histogram_metadata.create_summary_metadata(None, None),
-  )
+  filled = np.flatnonzero(sum(counts.values()))
+  for name, values in counts.items() if len(filled) else ():
+    bins = np.stack([edges[:-1], edges[1:], values], axis=-1)
+    tf.summary.write(
+      f"{group}/{name}",
+      tf.constant(bins[filled[0] : filled[-1] + 1], tf.float64),
+      metadata=histogram_metadata.create_summary_metadata(None, None),
+    )
 
 
-def write_hyper_parameters(writer, config, metrics):
+def write_hyper_parameters(writer, config, model_dir):
   """Writes a config for TensorBoard's table of hyper-parameters.
+
+  Without a description of the experiment, for then TensorBoard puts the fields first in
+  which runs differ.
 
   Args:
     writer: tf.summary writer.
     config: Config.
-    metrics: tags of the scalars that stand beside them.
+    model_dir: the run's folder, whose name the run has in the table.
   """
   values = {
     f"{section}.{name}": value if isinstance(value, (bool, int, float)) else str(value)
@@ -185,11 +191,7 @@ def write_hyper_parameters(writer, config, metrics):
     for name, value in fields.items()
   }
   with writer.as_default(step=0):
-    hparams.hparams_config(
-      [hparams.HParam(name) for name in values],
-      [hparams.Metric(tag, display_name=tag) for tag in metrics],
-    )
-    hparams.hparams(values)
+    hparams.hparams(values, trial_id=os.path.basename(os.path.abspath(model_dir)))
 
 
 class Speed:

@@ -22,7 +22,7 @@ from ap_detect.models.retinanet import Outputs
 from ap_detect.runs import data as data_lib
 from ap_detect.runs import folder
 from ap_detect.runs import model as model_lib
-from ap_detect.training import evaluation, trainer, views
+from ap_detect.training import evaluation, measurements, trainer, views
 
 # AP is looked at after so many steps, and that so often at most.
 STEPS_PER_ROUND, MAX_ROUNDS = 100, 20
@@ -102,25 +102,26 @@ def overfit(config, model_dir, num_images, *, strategy=None) -> Outcome:
     logging.info("%s", line)
   if perfect <= TOLERANCE:
     return Outcome("", False, _unreachable(perfect, lost))
-  goal = perfect - TOLERANCE
+  watch = _Watch(perfect - TOLERANCE)
   trainer.train(
     config,
     model_dir,
     strategy=strategy,
     datasets=(_repeated(dataset, config, strategy), dataset),
-    callbacks=[_StopAt(goal)],
+    callbacks=[watch],
   )
   best: Any = folder.load_best(model_dir)  # the last round always validates
   reached = best["metrics"]["AP"]
-  if reached >= goal and lost:
+  is_reached = reached >= perfect - TOLERANCE
+  if is_reached and lost:
     return Outcome(model_dir, False, _unreachable(reached, lost))
-  if reached >= goal:
+  if is_reached:
     text = f"AP {reached:.3f} after {best['step']} steps: this config can learn these "
     return Outcome(model_dir, True, [f"{text}{len(dataset.records)} images by heart"])
   restored = model_lib.restore(model_dir, "latest", strategy=strategy)
   parts = answers.measure(restored.network)
-  rows = read_rows(model_dir)
-  return Outcome(model_dir, False, explain(config, parts, rows, lost))
+  lines = explain(config, parts, watch.first, read_rows(model_dir), lost)
+  return Outcome(model_dir, False, lines)
 
 
 def adapt_config(config):
@@ -160,12 +161,23 @@ def _repeated(dataset, config, strategy):
   return dataclasses.replace(dataset, records=tuple(records))
 
 
-class _StopAt(tf.keras.callbacks.Callback):
-  """Stops a training whose validation AP reaches a goal."""
+class _Watch(tf.keras.callbacks.Callback):
+  """Stops a training whose validation AP reaches a goal, and knows how it began.
+
+  Attributes:
+    first: what was logged of the first step, and the norm of the weights before it.
+  """
 
   def __init__(self, goal):
     super().__init__()
+    self.first: dict[str, float] = {}
     self._goal = goal
+
+  def on_train_begin(self, logs=None):
+    self.first["weight_norm"] = measurements.make_weight_norm(self.model)()
+
+  def on_train_batch_end(self, batch, logs=None):
+    self.first = {**(logs or {}), **self.first}
 
   def on_epoch_end(self, epoch, logs=None):
     if (logs or {}).get("val_AP", 0.0) >= self._goal:
@@ -359,39 +371,39 @@ def _unreachable(reached, lost):
   ]
 
 
-def explain(config, parts, rows, lost) -> list[str]:
+def explain(config, parts, first, rows, lost) -> list[str]:
   """Lines on what is in the way of AP.
 
   Args:
     config: Config.
     parts: Parts.
+    first: losses of the first step, and "weight_norm" before it.
     rows: of the run's metrics.csv, see `read_rows`.
     lost: lines on the objects that no network finds.
   """
-  steps = int(rows[-1]["step"])
   lines = [
-    f"AP {parts.network:.3f} after {steps} steps; {parts.perfect:.3f} is possible",
+    f"AP {parts.network:.3f} after {rows[-1]['step']:.0f} steps; {parts.perfect:.3f} is "
+    "possible",
     f"  AP {parts.perfect_boxes:.3f} if its boxes were perfect",
     f"  AP {parts.perfect_scores:.3f} if its scores were perfect",
     f"  AP {parts.batch_statistics:.3f} with each batch's own statistics in batch "
     "normalisation",
     f"  AP {parts.all_scores:.3f} with eval.score_threshold=0",
+    *(f"  out of reach: {line}" for line in lost),
   ]
-  lines += [f"  out of reach: {line}" for line in lost]
-  names = [name for name in rows[0] if name.endswith("_loss")]
-  first, last = rows[: len(rows) // 20 + 1], rows[-(len(rows) // 20 + 1) :]
-  falls = {
-    name: [float(np.mean([row[name] for row in part])) for part in (first, last)]
-    for name in names
+  last = {
+    name: float(np.mean([row[name] for row in rows[-(len(rows) // 20 + 1) :]]))
+    for name in first
+    if name.endswith(("_loss", "_norm"))
   }
   lines += [
-    f"  {name} {a:.4f} at first, {b:.4f} at last" for name, (a, b) in falls.items()
+    f"  {name} {first[name]:.4g} at first, {value:.4g} at last"
+    for name, value in last.items()
   ]
-  before, after = falls["total_loss"]
   missing = parts.perfect - parts.network
   found = []
-  if after > 0.5 * before:
-    found.append(_on_rate(config, rows))
+  if last["total_loss"] > 0.5 * first["total_loss"]:
+    found.append(_on_rate(config, first["weight_norm"], last["weight_norm"]))
   if parts.batch_statistics - parts.network > 0.3 * missing:
     found.append(
       "batch normalisation: its moving statistics, which evaluation uses, are not those "
@@ -419,8 +431,7 @@ def explain(config, parts, rows, lost) -> list[str]:
   return [*lines, *(f"In the way: {text}" for text in found)]
 
 
-def _on_rate(config, rows):
-  before, after = rows[0]["weight_norm"], rows[-1]["weight_norm"]
+def _on_rate(config, before, after):
   rate = f"train.learning_rate={config.train.learning_rate:g}"
   if after > _BLOWN_UP * before:
     verdict = f"and the weights blow up: {rate} is too high, try a tenth of it"
@@ -428,6 +439,4 @@ def _on_rate(config, rows):
     verdict = f"and the weights hardly move: {rate} is too low, try ten times as much"
   else:
     verdict = f"though the weights move: try a tenth of {rate}, and ten times as much"
-  return (
-    f"the loss does not fall, {verdict} (their norm: {before:.4g}, then {after:.4g})"
-  )
+  return f"the loss does not fall, {verdict}"

@@ -38,8 +38,6 @@ from ap_detect.training import step as step_lib
 # Of the random streams that follow from train.seed, the one of masks in the network.
 # pipeline.py has those of order and transforms.
 _MASK_STREAM = 2
-# What TensorBoard's table of hyper-parameters shows beside them.
-_TABLED_METRICS = ("validation/AP", "validation/AP50", "train/total_loss")
 
 
 def train(
@@ -122,7 +120,7 @@ def train(
       _monitor(model_dir, first_step) as (writer, metrics_file),
       profiling.profiled(step, profile_steps, model_dir) as step,
     ):
-      monitoring.write_hyper_parameters(writer, config, _TABLED_METRICS)
+      monitoring.write_hyper_parameters(writer, config, model_dir)
       validator = validation.Validator(
         model_dir,
         run_state,

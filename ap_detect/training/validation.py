@@ -140,10 +140,7 @@ class Validator:
       for name, value in _ap_per_class(evaluation).items():
         if value is not None:
           tf.summary.scalar(f"validation_AP_per_class/{name}", value)
-      for name, numbers in counts.items():
-        monitoring.write_histogram(
-          f"logits_of_{name}", measurements.bin_edges(), numbers
-        )
+      monitoring.write_histograms("logits", measurements.bin_edges(), counts)
       for record, image in zip(dataset.records[:NUM_TENSORBOARD_IMAGES], found):
         picture = evaluation_files.draw_comparison(
           record, image, dataset.class_names, shown

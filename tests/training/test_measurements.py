@@ -57,7 +57,7 @@ class TestCountLogits:
   def test_what_is_no_number(self):
     logits = tf.constant([[np.nan], [np.inf], [-np.inf]])
     positives, negatives = measurements.count_logits(logits, [1, 1, 0]).numpy()
-    assert np.flatnonzero(positives).tolist() == [63] and positives[63] == 1
+    assert np.flatnonzero(positives).tolist() == [127] and positives[127] == 1
     assert np.flatnonzero(negatives).tolist() == [0] and negatives[0] == 1
 
   def test_nothing_of_the_logits_size_is_made(self):

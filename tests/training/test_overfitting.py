@@ -178,15 +178,17 @@ GOOD = {"network": 0.6, "perfect": 1.0}
 def test_explains(make_config, parts, losses, norm_at_last, said):
   names = ("perfect_boxes", "perfect_scores", "batch_statistics", "all_scores")
   parts = {**dict.fromkeys(names, 0.6), **GOOD, **parts}
+  first = {"total_loss": losses[0], "weight_norm": 50.0, "num_positive_anchors": 3.0}
   rows = [
-    {"step": step, "total_loss": loss, "box_loss": 0.1, "weight_norm": norm}
-    for step, loss, norm in ((10, losses[0], 50.0), (20, losses[1], norm_at_last))
+    {"step": 10.0, "total_loss": 1e9, "weight_norm": 1e9},
+    {"step": 20.0, "total_loss": losses[1], "weight_norm": norm_at_last},
   ]
   lines = overfitting.explain(
-    make_config(), overfitting.Parts(**parts), rows, ["cat [1] in image2: no anchor"]
+    make_config(), overfitting.Parts(**parts), first, rows, ["cat [1] in image2: none"]
   )
   assert lines[0] == "AP 0.600 after 20 steps; 1.000 is possible"
-  assert "  out of reach: cat [1] in image2: no anchor" in lines
+  assert "  out of reach: cat [1] in image2: none" in lines
+  assert f"  total_loss {losses[0]:.4g} at first, {losses[1]:.4g} at last" in lines
   assert [line for line in lines if line.startswith("In the way")] == [lines[-1]]
   assert lines[-1].startswith(said)
 

@@ -188,23 +188,27 @@ class TestFolder:
   def test_histograms_and_hyper_parameters_as_tensorboard_reads_them(self, trained_run):
     reader = plugin_event_accumulator.EventAccumulator(f"{trained_run}/tensorboard")
     reader.Reload()
+    ranges = []
     for kind, least in (("positives", 12), ("negatives", 4 * 1000)):
-      events = reader.Tensors(f"logits_of_{kind}")
+      events = reader.Tensors(f"logits/{kind}")
       assert [event.step for event in events] == [3, 6, 9]
       bins = [tf.make_ndarray(event.tensor_proto) for event in events]
-      assert {part.shape for part in bins} == {(64, 3)}
       # Always of the same batch, whose scores move.
-      assert (
-        len({part[:, 2].sum() for part in bins}) == 1 and bins[0][:, 2].sum() > least
-      )
-      assert (bins[0][:, 2] != bins[2][:, 2]).any()
-      assert (bins[0][:, :2] == [[x / 2 - 16, x / 2 - 15.5] for x in range(64)]).all()
-    assert "logits_of_positives" in reader.PluginTagToContent("histograms")
+      totals = {part[:, 2].sum() for part in bins}
+      assert len(totals) == 1 and min(totals) > least
+      assert bins[0].tolist() != bins[2].tolist()
+      for part in bins:
+        assert (part[:, 1] - part[:, 0] == 0.25).all()
+        assert (part[1:, 0] == part[:-1, 1]).all()
+      ranges.append([(part[0, 0], part[-1, 1]) for part in bins])
+    assert ranges[0] == ranges[1] and ranges[0][0][0] > -16
+    assert "logits/positives" in reader.PluginTagToContent("histograms")
     content = reader.PluginTagToContent("hparams")["_hparams_/session_start_info"]
     session = hparams_metadata.parse_session_start_info_plugin_data(content)
     assert session.hparams["train.learning_rate"].number_value == 0.003
     assert session.hparams["train.classification_loss"].string_value == "ap_loss"
     assert len(session.hparams) == len(config_lib.field_names())
+    assert session.group_name == "trained"
 
   def test_metrics_file_has_what_tensorboard_has(self, trained_run):
     scalars, _ = read_events(trained_run)
