@@ -66,6 +66,9 @@ def main(_):
 def perform(experiments, run, *, places, runs_dir, note=""):
   """Trains a run, evaluates it and writes its JSON file, and what it completes.
 
+  A run that diverges is evaluated at its last checkpoint before that, and is done too: a
+  tuning goes on without it.
+
   Args:
     experiments: plan.Catalog.
     run: plan.Run.
@@ -75,8 +78,8 @@ def perform(experiments, run, *, places, runs_dir, note=""):
   """
   config = experiments.config(run, places)
   model_dir = plan.model_dir(runs_dir, run)
-  _train(config, model_dir)
-  result = _describe(experiments, run, config, model_dir, note)
+  diverged = _train(config, model_dir)
+  result = {**_describe(experiments, run, model_dir, note), "diverged": diverged}
   _write(experiments.path(run), result)
   experiment = experiments.experiments[run.experiment]
   for pair in experiment.pairs:
@@ -91,12 +94,19 @@ def _write(path, result):
 
 
 def _train(config, model_dir):
-  """Trains to the end, and notes how long it took and by which code."""
-  from ap_detect.training import trainer
+  """Trains to the end, and notes how long it took and by which code.
 
-  begun = time.monotonic()
+  Returns:
+    What became infinite or NaN, if anything did; "" for nothing.
+  """
+  from ap_detect.training import state, trainer
+
+  begun, diverged = time.monotonic(), ""
   try:
     trainer.train(config, model_dir)
+  except state.NonFiniteError as error:
+    logging.warning("%s", error)
+    diverged = str(error).partition(", images")[0]
   finally:
     if os.path.isdir(model_dir):
       start = {
@@ -105,23 +115,25 @@ def _train(config, model_dir):
         "seconds": round(time.monotonic() - begun, 1),
       }
       files.write_json(
-        os.path.join(model_dir, _STARTS), [*_read_starts(model_dir), start]
+        os.path.join(model_dir, _STARTS), [*_read_list(model_dir, _STARTS), start]
       )
+  return diverged
 
 
-def _read_starts(model_dir):
-  path = os.path.join(model_dir, _STARTS)
+def _read_list(model_dir, name):
+  """What a JSON file of a run holds, [] where it is not there yet."""
+  path = os.path.join(model_dir, name)
   return files.read_json(path) if os.path.exists(path) else []
 
 
-def _describe(experiments, run, config, model_dir, note):
+def _describe(experiments, run, model_dir, note):
   """What the JSON file of a run holds."""
   experiment = experiments.experiments[run.experiment]
   dataset = experiments.datasets[experiment.dataset]
-  history = files.read_json(os.path.join(model_dir, folder.HISTORY))
+  history = _read_list(model_dir, folder.HISTORY)
   rows = _read_rows(model_dir)
-  images_per_step = int(rows[-1]["images"]) / int(rows[-1]["step"])
-  starts = _read_starts(model_dir)
+  images_per_step = int(rows[-1]["images"]) / int(rows[-1]["step"]) if rows else 0
+  starts = _read_list(model_dir, _STARTS)
   # The first step, which builds the graph, has none.
   speeds = [float(row["images_per_second"]) for row in rows if row["images_per_second"]]
   return {
@@ -132,7 +144,7 @@ def _describe(experiments, run, config, model_dir, note):
     "seed": run.seed,
     "base_config": dataset.config,
     "overrides": run.overrides,
-    "config": plan.without_places(config, dataset),
+    "config": plan.without_places(folder.load_config(model_dir), dataset),
     "starts": starts,
     "seconds": round(sum(start["seconds"] for start in starts), 1),
     "images_per_second": statistics.median(speeds) if speeds else None,
@@ -242,6 +254,8 @@ def _read_rows(model_dir):
 
 def _losses(rows):
   """Means of the losses over stretches of the training, with the images at their ends."""
+  if not rows:
+    return []
   names = [name for name in rows[0] if name.endswith("_loss")]
   own = [name for name in names if name not in ("total_loss", "box_loss")]
   parts = np.array_split(np.arange(len(rows)), min(_BINS, len(rows)))

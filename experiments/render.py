@@ -91,6 +91,12 @@ def _page(experiments, experiment, of_rows):
   ]
   if len(results) < number:
     parts.append(f"**{len(results)} of {number} runs are done.**")
+  diverged = [one["run"] for one in results if one.get("diverged")]
+  if diverged:
+    parts.append(
+      f"**Diverged: {', '.join(diverged)}**; their figures are of the last checkpoint "
+      "before that, and their curves are left out."
+    )
   if experiment.stages:
     parts.append(_tuning_table(experiments, experiment, of_rows))
     return {f"{experiment.name}.md": "\n\n".join(parts) + "\n"}
@@ -99,23 +105,30 @@ def _page(experiments, experiment, of_rows):
   for name in results[0]["metrics"]:
     parts.append(_metrics_table(name, of_rows, experiment))
   parts += _pairs(experiments, experiment)
-  picture = f"{experiment.name}.png"
-  title = {
-    "AP": "AP on the validation split over images seen",
-    "classification_loss": "1 - AP of the boxes trained on",
+  title, picture = _picture(experiment, of_rows)
+  pictures = {}
+  if picture is not None:
+    pictures[f"{experiment.name}.png"] = picture
+    parts.append(f"![{title}]({experiment.name}.png)")
+  return {f"{experiment.name}.md": "\n\n".join(parts) + "\n", **pictures}
+
+
+def _picture(experiment, of_rows):
+  """(its title, the curves of all rows or None where no run has one)."""
+  title, y_label = {
+    "AP": ("AP on the validation split over images seen", "AP"),
+    "classification_loss": ("1 - AP of the boxes trained on", "1 - AP"),
   }[experiment.curve]
-  parts.append(f"![{title}]({picture})")
-  series = {row: _curve(of_row, experiment.curve) for row, of_row in of_rows.items()}
-  y_label = "AP" if experiment.curve == "AP" else "1 - AP"
-  return {
-    f"{experiment.name}.md": "\n\n".join(parts) + "\n",
-    picture: charts.series_picture(
-      series,
-      f"{title}, mean and standard deviation over seeds",
-      "images seen",
-      y_label,
-    ),
-  }
+  series = {}
+  for row, of_row in of_rows.items():
+    whole = [result for result in of_row if not result.get("diverged")]
+    if whole:
+      series[row] = _curve(whole, experiment.curve)
+  if not series:
+    return title, None
+  return title, charts.series_picture(
+    series, f"{title}, mean and standard deviation over seeds", "images seen", y_label
+  )
 
 
 def _summary(results):
@@ -177,8 +190,9 @@ def _metrics_table(name, of_rows, experiment):
     metrics = [result["metrics"][name] for result in of_row]
     cells = [_spread([100 * one[figure] for one in metrics]) for figure in _FIGURES]
     if shows_loss:
-      last = [result["training"][-1]["classification_loss"] for result in of_row]
-      cells.append(_spread(last, digits=3))
+      ends = [one["training"][-1] for one in of_row if not one.get("diverged")]
+      last = [end["classification_loss"] for end in ends]
+      cells.append(_spread(last, digits=3) if last else "diverged")
     lines.append(_line((row, *cells, len(of_row))))
   first = next(iter(of_rows.values()))[0]["metrics"][name]
   weights = "" if first["weights"] == "as trained" else ", averaged weights"

@@ -47,6 +47,8 @@ def test_a_run_is_trained_evaluated_and_written(make_small, tmp_path):
   assert str(tmp_path) not in text.read_text()
   assert result["seed"] == 3 and result["row"] == "decay-0.99"
   assert result["config"]["train"]["ema_decay"] == 0.99
+  assert result["config"]["train"]["loss_options"]["delta"] == 1.0  # the default
+  assert result["diverged"] == ""
   assert result["machine"]["cores"] == os.cpu_count() and "commit" in result
   assert [one["images"] for one in result["validations"]] == [16, 32]
   assert result["training"][-1]["images"] == 32
@@ -85,6 +87,18 @@ def test_reduced(name, make_small, tmp_path):
   for result in perform(make_small(only(EXPERIMENTS[name], *ROWS[name])), tmp_path):
     assert result["metrics"]["val"]["AP"] is not None
     assert result["training"][-1]["classification_loss"] > 0
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_is_done(make_small, tmp_path):
+  experiment = only(EXPERIMENTS["delta_weight_decay"], "delta-1-decay-0")
+  row = experiment.rows[0]
+  wild = {"train.learning_rate": 1e30, "train.warmup_start_factor": 1.0}
+  row = row._replace(overrides={**row.overrides, **wild})
+  (result,) = perform(make_small(experiment._replace(rows=(row,))), tmp_path)
+  assert "is nan at step" in result["diverged"]
+  assert result["metrics"]["val"]["AP"] < 0.1
+  assert len(result["starts"]) == 1
 
 
 @pytest.mark.slow

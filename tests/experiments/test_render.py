@@ -48,6 +48,7 @@ def write(experiments, run, ap):
   what = {"split": "val", "images": 9, "objects": 30, "weights": "as trained"}
   result = {
     **provenance.describe("shared"),
+    "run": run.name,
     "row": run.row,
     "seed": run.seed,
     "base_config": "shapes",
@@ -107,6 +108,17 @@ def test_a_comparison_of_rows(filled):
   page = render.pages(filled)["comparison.md"]
   assert "one minus two, means over seeds 0, 1, 2, with 1,000 draws" in page
   assert "| val | pooled AP75 | +19.0 | +10.0 to +25.0 | 99.5% |" in page
+
+
+def test_runs_that_diverged_are_said(filled):
+  for seed in (0, 1, 2):
+    path = filled.path(filled.find("comparison", f"two-seed{seed}"))
+    result = {**json.loads(path.read_text()), "validations": []}
+    path.write_text(json.dumps({**result, "diverged": "total_loss is nan"}))
+    pages = render.pages(filled)
+    assert f"two-seed{seed}**; their figures are of the last" in pages["comparison.md"]
+    assert "comparison.png" in pages  # of the other row
+  assert "**Diverged: two-seed0, two-seed1, two-seed2**" in pages["comparison.md"]
 
 
 def test_results_of_other_settings_are_refused(filled):
