@@ -187,7 +187,7 @@ def run(main, *, takes_arguments=False) -> None:
 
   A wrong override lists the fields there are. Errors that are no faults of ours, see
   errors.is_for_the_user, are printed without a traceback, unless --verbosity=1, and the
-  status is 1. After Ctrl-C it is 130, and 141 where nobody reads the output any more, as
+  status is 1, or errors.LOST_WORKER_STATUS where another worker is gone. After Ctrl-C it is 130, and 141 where nobody reads the output any more, as
   a shell has it.
 
   Args:
@@ -212,7 +212,9 @@ def run(main, *, takes_arguments=False) -> None:
       if not errors.is_for_the_user(error):
         raise
       logging.debug("where it was raised:", exc_info=True)
-      sys.exit(logs.color(f"error: {errors.describe(error)}"))
+      print(logs.color(f"error: {errors.describe(error)}"), file=sys.stderr)
+      is_lost = isinstance(error, errors.LostWorkerError)
+      sys.exit(errors.LOST_WORKER_STATUS if is_lost else 1)
 
   sys.excepthook = _excepthook
   _answer_help()

@@ -12,6 +12,15 @@ _FILE_FOR_FOLDER = "a file is where a folder should be"
 _CHANGE_PERMISSIONS = "change its permissions, or give another path"
 _FREE_SPACE = "free some space there, and give the same command again"
 
+# Status of a process that ends because another worker of its run is gone; sysexits.h has
+# it for a failure after which one should try again.
+LOST_WORKER_STATUS = 75
+
+
+class LostWorkerError(ConnectionError):
+  """Another worker of this run has ended, or does not answer."""
+
+
 # What to do about some of the system's errors.
 _REMEDIES = {
   errno.EACCES: _CHANGE_PERMISSIONS,

@@ -11,6 +11,7 @@ import sys
 import pytest
 
 from ap_detect import config as config_lib
+from ap_detect import errors
 from ap_detect.commands import config_reference
 from ap_detect.data.readers import tfrecords
 
@@ -339,6 +340,20 @@ class TestReplicas:
     done = show(tmp_path, "1", f"--replicas={value}")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: flag --replicas={value}: ")
+
+
+def test_another_worker_is_gone(tmp_path):
+  """One line, and a status of its own."""
+  script = tmp_path / "script.py"
+  script.write_text(
+    "from ap_detect import command_line, errors\n"
+    "def main(_):\n"
+    "  raise errors.LostWorkerError('worker 1 of 2 has ended')\n"
+    "command_line.run(main)\n"
+  )
+  done = run_python(str(script))
+  assert done.returncode == errors.LOST_WORKER_STATUS == 75
+  assert done.stderr == "error: worker 1 of 2 has ended\n"
 
 
 RUN_FLAGS = ("model_dir", "checkpoint", "averaged_weights")

@@ -40,27 +40,34 @@ EVAL = command_line.define_eval_overrides()
 
 def main(_):
   command_line.load_tensorflow()
-  from ap_detect.runs import replicas
+  from ap_detect.runs import cluster as cluster_lib
+  from ap_detect.runs import replicas, workers
   from ap_detect.serving.exported import open_exported
   from ap_detect.training import evaluation_files
 
   if SAVED_MODEL.value and CHECKPOINT.value:
     raise ValueError("give --saved_model or --checkpoint, not both")
-  evaluation_files.evaluate_run(
-    MODEL_DIR.value,
-    split=SPLIT.value,
-    checkpoint=CHECKPOINT.value,
-    averaged_weights=AVERAGED_WEIGHTS.value,
-    data_overrides={
-      "root": DATA_ROOT.value or None,
-      "skip_faulty": SKIP_FAULTY.value,
-      "max_image_pixels": MAX_IMAGE_PIXELS.value,
-    },
-    output_dir=OUTPUT_DIR.value,
-    eval_overrides=EVAL(),
-    strategy=replicas.make_strategy(REPLICAS.value),
-    exported=open_exported(SAVED_MODEL.value) if SAVED_MODEL.value else None,
-  )
+  cluster = cluster_lib.from_environment()
+  if SAVED_MODEL.value and cluster.count > 1:
+    raise ValueError("--saved_model is evaluated in one process; unset TF_CONFIG")
+  with cluster.naming_lost():
+    strategy = replicas.make_strategy(REPLICAS.value, cluster)
+    evaluation_files.evaluate_run(
+      MODEL_DIR.value,
+      split=SPLIT.value,
+      checkpoint=CHECKPOINT.value,
+      averaged_weights=AVERAGED_WEIGHTS.value,
+      data_overrides={
+        "root": DATA_ROOT.value or None,
+        "skip_faulty": SKIP_FAULTY.value,
+        "max_image_pixels": MAX_IMAGE_PIXELS.value,
+      },
+      output_dir=OUTPUT_DIR.value,
+      eval_overrides=EVAL(),
+      strategy=strategy,
+      exported=open_exported(SAVED_MODEL.value) if SAVED_MODEL.value else None,
+    )
+    workers.Workers(strategy).leave()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from absl import flags
 
 from ap_detect import command_line, logs
 from ap_detect import config as config_lib
+from ap_detect.runs import cluster as cluster_lib
 from ap_detect.runs import lock
 
 CONFIG = command_line.define_config("shapes")
@@ -48,17 +49,22 @@ def main(_):
   if OVERFIT.value:
     _overfit(config, model_dir)
     return
+  cluster = cluster_lib.from_environment()
   # Before the seconds that importing TensorFlow takes.
-  with lock.lock(model_dir), logs.kept(model_dir):
+  kept = cluster.on_chief(lock.lock(model_dir), logs.kept(model_dir))
+  with kept, cluster.naming_lost():
     command_line.load_tensorflow()
-    from ap_detect.runs import data, replicas
+    from ap_detect.runs import data, replicas, workers
     from ap_detect.training import evaluation_files, profiling, trainer
 
     steps = profiling.Steps.parse(PROFILE_STEPS.value) if PROFILE_STEPS.value else None
-    strategy = replicas.make_strategy(REPLICAS.value)
+    strategy = replicas.make_strategy(REPLICAS.value, cluster)
     trainer.train(config, model_dir, strategy=strategy, profile_steps=steps)
     evaluation_files.evaluate_run(model_dir, strategy=strategy)
-    samples = data.write_samples(config, model_dir)
+    samples = data.write_samples(config, model_dir) if cluster.is_chief else ""
+    workers.Workers(strategy).leave()
+  if not cluster.is_chief:
+    return
   print(
     f"run          {model_dir}/\n\nNext:\n"
     f"  tensorboard --logdir={model_dir}/tensorboard\n"

@@ -13,6 +13,7 @@ and decoding is the smaller part of the work beside augmentation.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import socket
 import urllib.parse
@@ -29,6 +30,24 @@ from ap_detect.data.records import DataError
 _SERVICE_TIMEOUT_SECONDS = 10
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+  """Every so many-th stretch of a stream: stretches index, index + count, ...
+
+  Attributes:
+    index: of the first one, from 0.
+    count: of processes that share the stream.
+    size: of a stretch, images.
+  """
+
+  index: int
+  count: int
+  size: int
+
+
+WHOLE = Share(0, 1, 1)
+
+
 def training_batches(
   dataset,
   *,
@@ -36,6 +55,7 @@ def training_batches(
   batch_size,
   seed=0,
   first_position=0,
+  share=WHOLE,
   service_address="",
 ):
   """Endless augmented batches of a split, in an order that `seed` fixes.
@@ -51,6 +71,7 @@ def training_batches(
     batch_size: images a batch, over all replicas.
     seed: of order and augmentation.
     first_position: where the first batch begins, in images since the start.
+    share: Share of the stream, where several processes read it.
     service_address: of a tf.data service's dispatcher, "grpc://host:port", whose workers
       read and augment, and must see the files by the same paths; "" for this process.
 
@@ -77,7 +98,7 @@ def training_batches(
     del example["seed"]
     return _pad(example, max_objects)
 
-  stream = _positions(len(dataset.records), seed, first_position)
+  stream = _positions(len(dataset.records), seed, first_position, share)
   examples = stream.map(make_example, num_parallel_calls=tf.data.AUTOTUNE)
   if service_address:
     examples = _distribute(examples, service_address)
@@ -239,8 +260,12 @@ def _distribute(examples, address):
   return examples.apply(service.distribute(service.ShardingPolicy.DYNAMIC, address))
 
 
-def _positions(num_images, seed, first):
+def _positions(num_images, seed, first, share=WHOLE):
   """Dataset of (position, record index) from position `first` on, without end."""
+
+  def place(number):
+    stretch = number // share.size * share.count + share.index
+    return first + stretch * share.size + number % share.size
 
   def shuffle(number):
     return tf.random.experimental.stateless_shuffle(
@@ -254,7 +279,7 @@ def _positions(num_images, seed, first):
     order = tf.cond(current[0] == number, lambda: current[1], lambda: shuffle(number))
     return (number, order), (position, order[position % num_images])
 
-  positions = tf.data.Dataset.range(first, np.iinfo(np.int64).max)
+  positions = tf.data.Dataset.range(np.iinfo(np.int64).max).map(place)
   none_yet = tf.constant(-1, tf.int64), tf.zeros([num_images], tf.int32)
   return positions.scan(none_yet, locate)
 

@@ -240,7 +240,15 @@ def write_samples(config, model_dir, num_images=8):
   return samples
 
 
-def make_batches(config, dataset, batch_size, first_position=0, *, service_address=""):
+def make_batches(
+  config,
+  dataset,
+  batch_size,
+  first_position=0,
+  *,
+  share=pipeline.WHOLE,
+  service_address="",
+):
   """The training batches of a config: `pipeline.training_batches` with its augmentation.
 
   Args:
@@ -248,6 +256,7 @@ def make_batches(config, dataset, batch_size, first_position=0, *, service_addre
     dataset: DetectionDataset of the training split.
     batch_size: images a batch, over all replicas.
     first_position: of the stream of images, where the first batch begins.
+    share: of the stream, see `pipeline.training_batches`.
     service_address: of a tf.data service, see `pipeline.training_batches`.
 
   Returns:
@@ -259,6 +268,7 @@ def make_batches(config, dataset, batch_size, first_position=0, *, service_addre
     batch_size=batch_size,
     seed=config.train.seed,
     first_position=first_position,
+    share=share,
     service_address=service_address,
   )
 

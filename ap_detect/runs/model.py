@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -13,6 +14,7 @@ from ap_detect import config as config_lib
 from ap_detect import errors
 from ap_detect.models import backbones, detections, retinanet
 from ap_detect.runs import folder, replicas
+from ap_detect.runs import workers as workers_lib
 
 # Of a checkpoint: the averages of the network's trained weights, where they are kept.
 AVERAGED = "averaged_weights"
@@ -162,7 +164,7 @@ class RestoredRun(NamedTuple):
 def restore(
   model_dir: str, checkpoint: str = "", *, averaged_weights=True, strategy=None
 ) -> RestoredRun:
-  """Opens a run at a checkpoint.
+  """Opens a run at a checkpoint, the same one on all workers of a strategy.
 
   Args:
     model_dir: the run's folder.
@@ -175,21 +177,27 @@ def restore(
   Raises:
     ValueError: no such run or checkpoint, or the checkpoint does not fit or is damaged.
   """
-  config, path = (
-    folder.load_config(model_dir),
-    folder.find_checkpoint(model_dir, checkpoint),
-  )
-  classes = folder.load_classes(model_dir)
+  workers = workers_lib.Workers(strategy)
+
+  def find():
+    config, path = (
+      folder.load_config(model_dir),
+      folder.find_checkpoint(model_dir, checkpoint),
+    )
+    return config, path, folder.load_classes(model_dir)
+
+  config, path, classes = workers.ask_chief(find)
   strategy = strategy or replicas.make_strategy()
   with strategy.scope():
     network = build_network(config, len(classes.names), pretrained=False)
-  candidates = folder.checkpoint_paths(model_dir)
+  candidates = workers.ask_chief(lambda: folder.checkpoint_paths(model_dir))
   if path not in candidates or checkpoint not in ("", "latest"):
     candidates = [path]
   try:
     path = restore_first(
       candidates,
       lambda path: restore_network(network, path, averaged_weights=averaged_weights),
+      workers=workers,
     )
   except ValueError as error:
     others = folder.list_checkpoints(model_dir, but=path)
@@ -219,12 +227,13 @@ def _has_averages(path):
   return tf.train.load_checkpoint(path).has_tensor(first)
 
 
-def restore_first(paths, restore_path) -> str:
+def restore_first(paths, restore_path, *, workers=workers_lib.ONE) -> str:
   """Restores the first of some checkpoints that can be, and says which could not.
 
   Args:
     paths: of checkpoints, newest first; at least one.
     restore_path: function of a path that restores it, or raises one of UNREADABLE.
+    workers: Workers that restore the same one.
 
   Returns:
     The path that was restored.
@@ -235,7 +244,7 @@ def restore_first(paths, restore_path) -> str:
   problems = []
   for path in paths:
     try:
-      restore_path(path)
+      workers.together(functools.partial(restore_path, path), folder.UNREADABLE)
     except folder.UNREACHABLE:
       raise  # it may be sound
     except folder.UNREADABLE as error:

@@ -13,9 +13,16 @@ import sys
 import tensorflow as tf
 from absl import logging
 
+from ap_detect.runs import cluster as cluster_lib
 
-def make_strategy(num_replicas: int = 0):
+
+def make_strategy(
+  num_replicas: int = 0, cluster: cluster_lib.Cluster = cluster_lib.ALONE
+):
   """MirroredStrategy over GPUs, or over the CPU where there are none.
+
+  With several workers it is MultiWorkerMirroredStrategy over those of all of them. It
+  waits until all are there, and must come before anything that TensorFlow computes.
 
   GPUs give memory to this process as it needs it, not all at once. On a CPU, several
   replicas are logical devices that share it: slower than one, and good for trying what
@@ -23,10 +30,12 @@ def make_strategy(num_replicas: int = 0):
 
   Args:
     num_replicas: the first so many GPUs or, where there is none, so many logical CPU
-      devices; 0 for all GPUs, or the CPU.
+      devices; 0 for all GPUs, or the CPU. Of each worker.
+    cluster: Cluster of the workers; all must have as many GPUs.
 
   Raises:
-    ValueError: there are fewer GPUs, or TensorFlow has started with fewer CPU devices.
+    ValueError: there are fewer GPUs, or TensorFlow has started with fewer CPU devices, or
+      several workers shall have several replicas on a CPU.
   """
   gpus = tf.config.list_physical_devices("GPU")
   if gpus:
@@ -39,23 +48,53 @@ def make_strategy(num_replicas: int = 0):
     for gpu in used:
       _try(lambda gpu=gpu: tf.config.experimental.set_memory_growth(gpu, True))
     logging.info("using %d GPU(s)", len(used))
+    if cluster.count > 1:
+      return _join(cluster)
     return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(len(used))])
   num_replicas = num_replicas or 1
+  if num_replicas > 1 and cluster.count > 1:
+    raise ValueError(
+      f"without GPUs, each of the {cluster.count} workers of TF_CONFIG has one replica, "
+      f"got {num_replicas} replicas"
+    )
   if num_replicas > 1:
     _try(lambda: _split_cpu(num_replicas))
-  num_devices = len(tf.config.list_logical_devices("CPU"))
-  if num_replicas > num_devices:
-    raise ValueError(
-      f"{num_replicas} replicas need as many CPU devices, but TensorFlow has started "
-      f"with {num_devices} in this process"
-    )
+  if cluster.count == 1:
+    _check_cpu_devices(num_replicas)
   reason = _why_no_gpu()
   logging.info(
     "no GPU found%s; using the CPU%s",
     f" ({reason})" if reason else "",
     f" as {num_replicas} devices" * (num_replicas > 1),
   )
+  if cluster.count > 1:
+    return _join(cluster)
   return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(num_replicas)])
+
+
+def _check_cpu_devices(num_replicas):
+  num_devices = len(tf.config.list_logical_devices("CPU"))
+  if num_replicas > num_devices:
+    raise ValueError(
+      f"{num_replicas} replicas need as many CPU devices, but TensorFlow has started "
+      f"with {num_devices} in this process"
+    )
+
+
+def _join(cluster):
+  """The strategy of all workers, once all are there."""
+  logging.info(
+    "worker %d of %d: waiting for the others, %s",
+    *(cluster.index, cluster.count),
+    ", ".join(address for _, address in cluster.addresses),
+  )
+  strategy = tf.distribute.MultiWorkerMirroredStrategy()
+  logging.info(
+    "all %d workers are here, with %d replicas%s",
+    *(cluster.count, strategy.num_replicas_in_sync),
+    "" if cluster.is_chief else "; worker 0 writes the run's files",
+  )
+  return strategy
 
 
 def compiles_by_default(strategy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from absl import logging
 from ap_detect import errors
 from ap_detect.data import pipeline
 from ap_detect.metrics import coco
-from ap_detect.runs import replicas
+from ap_detect.runs import workers as workers_lib
 from ap_detect.runs.scores import Judgement
 from ap_detect.training import views as views_lib
 
@@ -39,45 +40,72 @@ class Evaluator:
     network: tf.keras.Model of images -> Outputs.
     config: Config of the run.
     strategy: the tf.distribute strategy that the network was made under.
+    workers: Workers, each of which detects on its share; None for the strategy's.
   """
 
-  def __init__(self, network, config, strategy):
+  def __init__(self, network, config, strategy, workers=None):
     self._network = network
     self._config = config
     self._strategy = strategy
     self._num_replicas = strategy.num_replicas_in_sync
     self._functions = {}
+    self._workers = workers or workers_lib.Workers(strategy)
 
   def detect(self, records):
-    """ImageDetections of every ImageRecord, in their order."""
-    found: list = [None] * len(records)
+    """ImageDetections of every ImageRecord, in their order, on every worker."""
+    found: dict[int, ImageDetections] = {}
     speed = _Speed()
     groups = views_lib.group_by_views(records, self._config)
     for views, indices in groups.items():
-      chosen = [records[i] for i in indices]
-      for index, image in zip(indices, self._detect(chosen, views, speed)):
-        found[index] = image
+      size = self._batch_size(len(indices))
+      own = self._own_share(indices, size)
+      chosen = [records[i] for i in own]
+      found.update(zip(own, self._detect(chosen, views, size, speed)))
     logging.info("detection: %d images%s", len(records), speed)
-    return found
+    for part in self._workers.gather(found):
+      found.update(part)
+    return [found[index] for index in range(len(records))]
 
-  def _detect(self, records, views, speed):
-    """Yields the ImageDetections of every image, those of the filled-up batch too."""
-    per_replica = -(-len(records) // self._num_replicas)
-    size = min(self._config.eval.batch_size, per_replica) * self._num_replicas
-    batches = pipeline.evaluation_batches(records, views=views, batch_size=size)
+  def _batch_size(self, count):
+    """Images a batch, over all replicas."""
+    per_replica = -(-count // self._num_replicas)
+    return min(self._config.eval.batch_size, per_replica) * self._num_replicas
+
+  def _own_share(self, indices, size):
+    """Of each batch the part that falls to this worker, the last one filled up.
+
+    So each replica has the batches that it would have with all replicas in one worker.
+    """
+    missing = -len(indices) % size
+    filled_up = [*indices, *[indices[-1]] * missing]
+    own = size // self._workers.count
+    first = self._workers.index * own
+    return [
+      index
+      for start in range(first, len(filled_up), size)
+      for index in filled_up[start : start + own]
+    ]
+
+  def _detect(self, records, views, size, speed):
+    """Yields the ImageDetections of every image of this worker's share."""
+    batches = self._workers.distribute(
+      lambda size: pipeline.evaluation_batches(records, views=views, batch_size=size),
+      size,
+    )
+    own = size // self._workers.count
     if views not in self._functions:
       self._functions[views] = self._make_function(views)
     since = None
-    for batch in pipeline.naming_unreadable(
-      replicas.distribute(self._strategy, batches),
-      lambda number: records[number * size : (number + 1) * size],
-    ):
+    named = pipeline.naming_unreadable(
+      batches, lambda number: records[number * own : (number + 1) * own]
+    )
+    for batch in itertools.islice(named, len(records) // own):
       found = []
       with errors.blaming_memory_on("eval.batch_size"):
         parts = self._functions[views](batch)
         for replica in zip(*map(self._strategy.experimental_local_results, parts)):
           found += _split_batch(*(part.numpy() for part in replica))
-      since = speed.add(len(found), since)
+      since = speed.add(len(found) * self._workers.count, since)
       yield from found
 
   def _make_function(self, views):
@@ -85,8 +113,9 @@ class Evaluator:
     return tf.function(lambda batch: self._strategy.run(detect, args=(batch,)))
 
   def evaluate(self, dataset):
-    """(CocoEvaluation, list of ImageDetections, COCO results) of a DetectionDataset."""
-    return judge(dataset, self.detect(dataset.records))
+    """What `judge` says of a DetectionDataset, to the chief; None to other workers."""
+    found = self.detect(dataset.records)
+    return judge(dataset, found) if self._workers.is_chief else None
 
 
 @dataclasses.dataclass

@@ -17,6 +17,7 @@ from ap_detect.runs import data as data_lib
 from ap_detect.runs import files, folder, scores
 from ap_detect.runs import memory as memory_lib
 from ap_detect.runs import model as model_lib
+from ap_detect.runs import workers as workers_lib
 from ap_detect.training import evaluation as evaluation_lib
 
 
@@ -57,12 +58,14 @@ def evaluate_run(
     output_dir: folder to write into; "" for <model_dir>/eval/<split>, slashes in the
       split's name written as "_".
     eval_overrides: dict of fields of EvalConfig that differ from the run's config.
-    strategy: tf.distribute strategy; None for all GPUs, or the CPU.
+    strategy: tf.distribute strategy; None for all GPUs, or the CPU. All workers of one
+      detect, each on its share, and the chief writes.
     exported: serving.exported.Exported that detects in place of the run's network; then
       the default of output_dir ends in "_exported".
 
   Returns:
-    CocoEvaluation; None where the split has nothing to judge by.
+    CocoEvaluation; None where the split has nothing to judge by, and for other workers
+    than the chief.
 
   Raises:
     ValueError: no such run, checkpoint or split, or `exported` has other classes.
@@ -85,16 +88,21 @@ def evaluate_run(
   values["eval"].update(eval_overrides or {})
   config = config_lib.resolve(values)
   split = split or config.data.val_split
+  workers = workers_lib.ONE if exported else workers_lib.Workers(restored.strategy)
   memory = memory_lib.Memory(model_dir)
   dataset = data_lib.open_split(config, split, names, memory=memory)
-  memory.save()
+  workers.require_same_images(split, dataset)
   detector = exported or evaluation_lib.Evaluator(
-    restored.network, config, restored.strategy
+    restored.network, config, restored.strategy, workers
   )
   name = split.replace("/", "_") + ("_exported" if exported else "")
   output_dir = output_dir or os.path.join(model_dir, "eval", name)
-  os.makedirs(output_dir, exist_ok=True)
+  if workers.is_chief:
+    memory.save()
+    os.makedirs(output_dir, exist_ok=True)
   found = detector.detect(dataset.records)
+  if not workers.is_chief:
+    return None
   if not any(results_lib.count_objects(dataset).values()):
     _write_unjudged(output_dir, split, dataset, found)
     return None

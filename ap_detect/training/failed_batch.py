@@ -81,6 +81,8 @@ class Keeper:
     read_batch: function of a position to the batch there, as a dict of tensors.
     image_ids: function (position, count) to the ids of a batch's images.
     batch_size: images per step, over all replicas.
+    is_writer: whether it writes the file; of several workers, one does, and the others
+      do the rest, which they exchange numbers for.
   """
 
   def __init__(
@@ -94,6 +96,7 @@ class Keeper:
     read_batch,
     image_ids,
     batch_size,
+    is_writer=True,
   ):
     self._model_dir = model_dir
     self._config = config
@@ -103,6 +106,7 @@ class Keeper:
     self._read_batch = read_batch
     self._image_ids = image_ids
     self._batch_size = batch_size
+    self._is_writer = is_writer
 
   def __call__(self, clock, numbers) -> str:
     """Writes the file; what was trained since the last checkpoint is lost.
@@ -122,7 +126,9 @@ class Keeper:
     try:
       failed, weights_at = self._repeat(clock)
       path = os.path.join(self._model_dir, folder.NON_FINITE, f"step-{failed.step}.npz")
-      write(path, self._collect(failed, weights_at, numbers))
+      collected = self._collect(failed, weights_at, numbers)
+      if self._is_writer:
+        write(path, collected)
     except (OSError, ValueError, tf.errors.OpError) as error:
       return f"Its batch could not be kept: {errors.describe(error)}"
     return f"To see which tensor was the first: ap_detect debug_batch {path}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from typing import Any, Callable, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, Callable, NamedTuple
 from absl import logging
 
 from ap_detect import errors
+from ap_detect.runs import workers as workers_lib
 from ap_detect.training import monitoring, progress
 from ap_detect.training import state as state_lib
 
@@ -54,7 +56,9 @@ class TrainingLoop:
 
   Numbers stay on the device until `log_every_steps` steps are done, an epoch ends or the
   state is saved. Only then are they checked, so that nothing is saved after a loss that
-  is not finite, and only then do callbacks hear of the steps.
+  is not finite, and only then do callbacks hear of the steps. Of several workers, all
+  stop and save at the same step, if one of them asks to: they agree on it whenever
+  numbers are read, and between epochs.
 
   Args:
     step: training.step.TrainingStep.
@@ -72,6 +76,7 @@ class TrainingLoop:
     measure: function of no arguments to further numbers of a row, by column.
     keep_failed: function (Clock before a step that is not finite, its numbers) to a
       sentence on what was kept of it; weights and record are not the present ones after.
+    workers: Workers that train together, each by such a loop.
   """
 
   def __init__(
@@ -90,6 +95,7 @@ class TrainingLoop:
     image_ids,
     measure=dict,
     keep_failed=None,
+    workers=workers_lib.ONE,
   ):
     self._step = step
     self._state = state
@@ -104,6 +110,7 @@ class TrainingLoop:
     self._image_ids = image_ids
     self._measure = measure
     self._keep_failed = keep_failed
+    self._workers = workers
     self._unread: list[_Execution] = []
     self._speed = monitoring.Speed()
     self._last_row: dict[str, Any] = {}
@@ -119,10 +126,14 @@ class TrainingLoop:
       KeyboardInterrupt, SystemExit: a signal came; the state is saved.
     """
     self._progress = progress.make_progress(self._pace.epochs)
+    # One of several workers must not end by itself.
+    is_alone = self._workers.count == 1
+    held = contextlib.nullcontext() if is_alone else self._signals.deferred()
     try:
-      self._callbacks.on_train_begin()
-      self._run_epochs()
-      self._callbacks.on_train_end()
+      with held:
+        self._callbacks.on_train_begin()
+        self._run_epochs()
+        self._callbacks.on_train_end()
     except (KeyboardInterrupt, SystemExit):
       logging.warning(
         "stopped; saved at step %d, epoch %.2f of %d, where the same command continues",
@@ -145,7 +156,7 @@ class TrainingLoop:
         self._run_to_epoch_end(iterator)
         if self._record.is_epoch_end:
           self._save()
-      self._signals.raise_received()
+      self._raise_received()
       if self._record.is_epoch_end:
         self._end_epoch()
     if not self._record.is_validated and not self._is_stopped_by_callback():
@@ -160,6 +171,7 @@ class TrainingLoop:
     return self._record.clock
 
   def _is_done(self):
+    self._agree()
     return (
       self._clock.epochs_done >= self._pace.epochs
       or self._is_stopped_by_callback()
@@ -168,6 +180,20 @@ class TrainingLoop:
 
   def _is_stopped_by_callback(self):
     return bool(getattr(self._callbacks.model, "stop_training", False))
+
+  def _agree(self):
+    """(a signal's name or "", whether a callback stops, whether to save), of any worker."""
+    own = self._signals.received, self._is_stopped_by_callback(), self._is_saving_due()
+    signal, is_stopped, is_saving_due = map(max, zip(*self._workers.gather(own)))
+    if is_stopped:
+      self._callbacks.model.stop_training = True
+    return signal, is_stopped, is_saving_due
+
+  def _raise_received(self):
+    signal, _, _ = self._agree()
+    if signal:
+      self._signals.note(signal)
+      self._signals.raise_received()
 
   def _run_to_epoch_end(self, iterator):
     """Steps until the epoch ends, or something asks to stop, which is then saved."""
@@ -179,13 +205,17 @@ class TrainingLoop:
       steps = whole if missing >= whole else 1
       self._execute(iterator, steps)
       is_last = missing == steps
-      if is_last or self._is_logging_due(steps):
+      is_read = is_last or self._is_logging_due(steps)
+      if is_read:
         self._read()
-      if self._signals.received or self._is_stopped_by_callback():
+      elif self._workers.count > 1:
+        continue
+      signal, is_stopped, is_saving_due = self._agree()
+      if signal or is_stopped:
         self._read()
         self._save()
         return
-      if not is_last and self._is_saving_due():
+      if not is_last and is_saving_due:
         self._read()
         self._save()
 
@@ -303,5 +333,5 @@ class TrainingLoop:
     self._progress.validating()
     metrics = self._validate()
     self._save()
-    self._signals.raise_received()
+    self._raise_received()
     return metrics

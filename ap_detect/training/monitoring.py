@@ -72,6 +72,16 @@ class MetricsFile:
     self._file = open(self._path, "a", encoding="utf-8", newline="")  # noqa: SIM115
 
 
+class NoMetricsFile:
+  """In place of a MetricsFile, for a worker that writes none."""
+
+  def write(self, row):
+    """Does nothing."""
+
+  def close(self):
+    """Does nothing."""
+
+
 def _read_rows(path):
   """The rows of a CSV file, without a last one that was cut off; [] for no file."""
   if not os.path.exists(path):

@@ -52,6 +52,11 @@ class StopSignals:
     """Name of the signal that was noted; "" for none."""
     return signal.Signals(self._received).name if self._received else ""
 
+  def note(self, name: str) -> None:
+    """Notes a signal that another worker has received, unless one is noted already."""
+    if name and not self._received:
+      self._received, self._received_at = signal.Signals[name], time.monotonic()
+
   def raise_received(self):
     """Raises what the signal that was noted stands for."""
     if self._received:

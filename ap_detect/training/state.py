@@ -13,12 +13,14 @@ import json
 import math
 import os
 import shutil
+import zlib
 from typing import Any
 
 import tensorflow as tf
 
 from ap_detect.runs import files, folder
 from ap_detect.runs import model as model_lib
+from ap_detect.runs import workers as workers_lib
 
 
 @dataclasses.dataclass
@@ -154,6 +156,9 @@ class NonFiniteError(ValueError):
 class TrainingState:
   """Weights, optimiser and record of a run, and their checkpoints.
 
+  Of several workers, all call the methods that save and restore, and the chief alone
+  writes.
+
   Args:
     model_dir: the run's folder.
     network: tf.keras.Model.
@@ -161,16 +166,26 @@ class TrainingState:
     record: Record of a new run; a restored one takes its place.
     keep_checkpoints: of how many of the latest steps checkpoints stay.
     averages: averaging.AveragedWeights; None where none are kept.
+    workers: Workers that hold this state, each a copy.
   """
 
   def __init__(
-    self, model_dir, network, optimizer, record, *, keep_checkpoints, averages=None
+    self,
+    model_dir,
+    network,
+    optimizer,
+    record,
+    *,
+    keep_checkpoints,
+    averages=None,
+    workers=workers_lib.ONE,
   ):
     self._model_dir = model_dir
     self._network = network
     self._keep_checkpoints = keep_checkpoints
     self._saved = _Saved(record)
     self._averages = averages
+    self._workers = workers
     weights = {"network": network, "record": self._saved}
     if averages:
       weights[model_lib.AVERAGED] = averages.variables
@@ -198,13 +213,16 @@ class TrainingState:
     name = f"step-{self.record.clock.step}"
     if self.record.is_validated:
       name += "-validated"
-    next_name = folder.next_name(self._model_dir, folder.CHECKPOINTS, name)
+    next_name = self._workers.ask_chief(
+      lambda: folder.next_name(self._model_dir, folder.CHECKPOINTS, name)
+    )
     if next_name == name or is_changed:
       self._check_weights()
       self._share_statistics()
       self._write(self._everything, folder.CHECKPOINTS, next_name)
       self._prune(folder.CHECKPOINTS, self._keep_checkpoints)
-    return folder.checkpoint_paths(self._model_dir)[0]
+    # Nobody goes on before it is there.
+    return self._workers.ask_chief(lambda: folder.checkpoint_paths(self._model_dir)[0])
 
   def save_best(self, name: str) -> None:
     """Saves the weights, beside those of the best validation before.
@@ -225,19 +243,34 @@ class TrainingState:
     Raises:
       ValueError: none is sound; nothing was moved.
     """
-    paths = folder.checkpoint_paths(self._model_dir)
-    path = model_lib.restore_first(paths, self.restore)
-    self._forget_later_bests()
-    for damaged in paths[: paths.index(path)]:
+    paths = self._workers.ask_chief(lambda: folder.checkpoint_paths(self._model_dir))
+    path = model_lib.restore_first(paths, self.restore, workers=self._workers)
+    if self._workers.is_chief:
+      self._forget_later_bests()
+      self._move_damaged(paths[: paths.index(path)])
+    return path
+
+  def _move_damaged(self, paths):
+    for damaged in paths:
       parent = os.path.join(os.path.dirname(damaged), "damaged")
       os.makedirs(parent, exist_ok=True)
       for file in _files_of(damaged):
         os.replace(file, os.path.join(parent, os.path.basename(file)))
-    return path
 
   def restore(self, path: str) -> None:
     """Restores everything from a checkpoint, which must have all of it."""
     self._everything.read(path).assert_existing_objects_matched().assert_consumed()
+
+  def check_workers(self) -> None:
+    """Raises ValueError on all workers where they do not have the same weights.
+
+    They may have read other files: a pretrained backbone's, a run's that goes on.
+    """
+    digest = 0
+    for weight in self._network.weights if self._workers.count > 1 else ():
+      local = self._network.distribute_strategy.experimental_local_results(weight)[0]
+      digest = zlib.crc32(local.numpy().tobytes(), digest)
+    self._workers.require_same("weights to start from", digest)
 
   def judged_weights(self):
     """Context in which the network has the weights that are judged: averages, if any."""
@@ -249,6 +282,8 @@ class TrainingState:
 
   def write_views(self) -> None:
     """Writes the readable files that follow from the record, see runs/folder.py."""
+    if not self._workers.is_chief:
+      return
     record = self.record
     views = {
       folder.CONFIG: record.config,
@@ -266,6 +301,9 @@ class TrainingState:
 
   def _write(self, checkpoint, subfolder, name):
     """Writes in another folder first, so that a checkpoint is whole or not there."""
+    if not self._workers.is_chief:
+      _write_nowhere(checkpoint)
+      return
     target = os.path.join(self._model_dir, subfolder)
     writing = os.path.join(target, "writing")
     shutil.rmtree(writing, ignore_errors=True)  # of a start that was killed
@@ -283,6 +321,8 @@ class TrainingState:
 
   def _prune(self, subfolder, number):
     """Leaves the newest checkpoint of each of the latest steps, and nothing half."""
+    if not self._workers.is_chief:
+      return
     kept: dict[str, str] = {}
     for path in folder.checkpoint_paths(self._model_dir, subfolder):
       step = "-".join(os.path.basename(path).split("-")[:2])
@@ -318,6 +358,17 @@ class TrainingState:
           f"{weight.name} is not finite after step {self.record.clock.step}; training "
           f"stopped, and the last checkpoint is from before it. {REMEDY}"
         )
+
+
+def _write_nowhere(checkpoint):
+  """Takes part in a checkpoint's writing by the chief.
+
+  TensorFlow reads statistics that each replica has of its own as the mean over the
+  replicas of all workers, and so needs them all when it writes.
+  """
+  folder_in_memory = "ram://ap_detect"
+  checkpoint.write(f"{folder_in_memory}/checkpoint")
+  tf.io.gfile.rmtree(folder_in_memory)
 
 
 @tf.function(autograph=False)

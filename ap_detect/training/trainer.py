@@ -16,6 +16,7 @@ from ap_detect.runs import folder, replicas
 from ap_detect.runs import lock as lock_lib
 from ap_detect.runs import memory as memory_lib
 from ap_detect.runs import model as model_lib
+from ap_detect.runs import workers as workers_lib
 from ap_detect.training import (
   averaging,
   classification_losses,
@@ -51,27 +52,41 @@ def train(
 ):
   """Trains to the last epoch; started again, continues where the last start was stopped.
 
+  Of several workers, which all call this, the first one writes the run's folder, and the
+  others read checkpoints from it. Callbacks are called on each of them.
+
   Args:
     config: Config. That of a run that is continued may differ from its own in what
       config.changes allows; the run goes on with the new values, and records the change.
     model_dir: folder of the run; made if missing.
-    strategy: tf.distribute strategy; None for all GPUs, or the CPU.
+    strategy: tf.distribute strategy; None for all GPUs, or the CPU, of all workers that
+      TF_CONFIG lists.
     profile_steps: profiling.Steps to profile; None for none.
     datasets: DetectionDatasets to train and to validate on; None for the config's.
     callbacks: Keras callbacks beside the config's.
 
   Raises:
     ValueError: faults in config or data, or the folder holds another run, is in use, or
-      holds results without a checkpoint; nothing was changed.
+      holds results without a checkpoint, or workers differ in what they are given or
+      read; nothing was changed.
     state.NonFiniteError: a loss was not finite; checkpoints are from before.
     KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM came; the state is saved.
   """
-  with lock_lib.lock(model_dir), logs.kept(model_dir), signals.StopSignals() as stops:
+  cluster = workers_lib.cluster_of(strategy)
+  kept = cluster.on_chief(lock_lib.lock(model_dir), logs.kept(model_dir))
+  with kept, signals.StopSignals() as stops:
     classification_losses.find(config.train)
     config = classification_losses.with_defaults(config)
-    strategy = strategy or replicas.make_strategy()  # before TensorFlow does anything
-    is_new = folder.is_unused(model_dir)
-    record = None if is_new else restarts.read_newest_record(model_dir)
+    # Before TensorFlow does anything.
+    strategy = strategy or replicas.make_strategy(cluster=cluster)
+    workers = workers_lib.Workers(strategy)
+    workers.require_same("config", dataclasses.asdict(config))
+    workers.require_same("--model_dir", model_dir)
+    workers.require_shared(model_dir)
+    is_new = workers.ask_chief(lambda: folder.is_unused(model_dir))
+    record = None
+    if not is_new:
+      record = workers.ask_chief(lambda: restarts.read_newest_record(model_dir))
     if record:
       restarts.check_changes(model_dir, record, config)
     if profile_steps:
@@ -80,6 +95,8 @@ def train(
     memory = memory_lib.Memory(model_dir)
     train_set, val_set = datasets or _open_data(config, memory)
     classes = folder.Classes(train_set.class_names, tuple(train_set.category_ids))
+    workers.require_same_images(config.data.train_split, train_set)
+    workers.require_same_images(config.data.val_split, val_set)
     if record:
       restarts.check_classes(model_dir, record, classes)
     classification_losses.check(
@@ -108,27 +125,33 @@ def train(
       _new_record(config, classes, strategy, len(train_set.records)),
       keep_checkpoints=config.train.keep_checkpoints,
       averages=averages,
+      workers=workers,
     )
     if is_new:
       _start(run_state, network, config.model.initial_checkpoint, averages)
     else:
       restored_from = run_state.restore_latest()
-    logs.begin(model_dir)
-    memory.save()
+    run_state.check_workers()
+    if workers.is_chief:
+      logs.begin(model_dir)
+      memory.save()
     first_step = run_state.record.clock.step
     with (
-      _monitor(model_dir, first_step) as (writer, metrics_file),
-      profiling.profiled(step, profile_steps, model_dir) as step,
+      _monitor(model_dir, first_step, workers) as (writer, metrics_file),
+      profiling.profiled(
+        step, profile_steps if workers.is_chief else None, model_dir
+      ) as step,
     ):
       monitoring.write_hyper_parameters(writer, config, model_dir)
       validator = validation.Validator(
         model_dir,
         run_state,
-        evaluation.Evaluator(network, config, strategy),
+        evaluation.Evaluator(network, config, strategy, workers),
         val_set,
         writer,
         config,
         count_scores=_make_score_counter(config, network, train_set, strategy),
+        workers=workers,
       )
       if not is_new:
         is_changed = restarts.bring_best_up_to_date(run_state, validator, restored_from)
@@ -151,6 +174,7 @@ def train(
         run_state,
         train_set,
         strategy,
+        workers,
         validate=validator.validate,
         signals=stops,
         metrics_file=metrics_file,
@@ -306,8 +330,11 @@ def _start(run_state, network, initial_checkpoint, averages):
 
 
 @contextlib.contextmanager
-def _monitor(model_dir, step):
+def _monitor(model_dir, step, workers):
   """(tf.summary writer, MetricsFile) of a run that is at some step."""
+  if not workers.is_chief:
+    yield tf.summary.create_noop_writer(), monitoring.NoMetricsFile()
+    return
   writer = monitoring.open_tensorboard(model_dir, step)
   metrics_file = monitoring.MetricsFile(model_dir, step)
   try:
@@ -396,24 +423,27 @@ def make_schedule(train, clock, batch_size):
 
 
 def _make_loop(
-  config, model_dir, network, step, run_state, train_set, strategy, **parts
+  config, model_dir, network, step, run_state, train_set, strategy, workers, **parts
 ):
   train = config.train
   batch_size = train.images_per_replica * strategy.num_replicas_in_sync
+  share = pipeline.Share(workers.index, workers.count, batch_size // workers.count)
 
   def batches(position):
-    read = replicas.distribute(
-      strategy,
-      data_lib.make_batches(
+    read = workers.distribute(
+      lambda size: data_lib.make_batches(
         config,
         train_set,
-        batch_size,
+        size,
         position,
+        share=share,
         service_address=config.data.service_address,
       ),
+      batch_size,
     )
+    first = position + share.index * share.size
     return pipeline.naming_unreadable(
-      read, lambda number: records_at(position + number * batch_size, batch_size)
+      read, lambda number: records_at(first + number * batch_size, share.size)
     )
 
   def records_at(position, count):
@@ -470,6 +500,8 @@ def _make_loop(
       ),
       image_ids=image_ids,
       batch_size=batch_size,
+      is_writer=workers.is_chief,
     ),
+    workers=workers,
     **parts,
   )

@@ -13,6 +13,7 @@ from absl import logging
 
 from ap_detect import errors
 from ap_detect.runs import folder
+from ap_detect.runs import workers as workers_lib
 from ap_detect.training import evaluation as evaluation_lib
 from ap_detect.training import evaluation_files, measurements, monitoring
 
@@ -24,6 +25,8 @@ _FREE_FIELDS = ("batch_size", "num_pictures")
 class Validator:
   """Evaluates the network on the validation split, and enters the result.
 
+  Of several workers, each detects on its share, the chief judges, and all learn of it.
+
   Args:
     model_dir: the run's folder.
     state: state.TrainingState.
@@ -32,14 +35,25 @@ class Validator:
     writer: tf.summary writer.
     config: Config.
     count_scores: measurements.ScoreCounter of the same network; None for no histograms.
+    workers: Workers that validate together.
   """
 
   def __init__(
-    self, model_dir, state, evaluator, dataset, writer, config, *, count_scores=None
+    self,
+    model_dir,
+    state,
+    evaluator,
+    dataset,
+    writer,
+    config,
+    *,
+    count_scores=None,
+    workers=workers_lib.ONE,
   ):
     self._model_dir = model_dir
     self._state = state
     self._evaluator = evaluator
+    self._workers = workers
     self._dataset = dataset
     self._writer = writer
     self._count_scores = count_scores
@@ -49,31 +63,32 @@ class Validator:
   def validate(self):
     """Metrics by name; the caller saves the state, whose record they are in."""
     with self._state.judged_weights():
-      evaluation, found, results = self._evaluator.evaluate(self._dataset)
-      counts = self._count_scores() if self._count_scores else {}
-    record, metrics = self._state.record, evaluation.metrics
+      judged = self._evaluator.evaluate(self._dataset)
+      is_counting = self._count_scores and self._workers.is_chief
+      counts = self._count_scores() if is_counting else {}
+    judgement = self._share(judged)
+    record, metrics = self._state.record, judgement["metrics"]
     epoch = record.clock.epoch
-    record.validation = {
-      "epoch": epoch,
-      "step": record.clock.step,
-      **self._judgement(evaluation),
-    }
+    record.validation = {"epoch": epoch, "step": record.clock.step, **judgement}
     record.history.append(
       {
         **{"epoch": epoch, "step": record.clock.step, **metrics},
-        "AP_per_class": _ap_per_class(evaluation),
+        "AP_per_class": self._workers.ask_chief(lambda: _ap_per_class(judged[0])),
       }
     )
     before = record.best["metrics"]["AP"] if record.best else -1.0
     is_best = metrics["AP"] > before
     if is_best:
-      name = folder.next_name(
-        self._model_dir, folder.BEST_CHECKPOINTS, f"epoch-{epoch}"
+      name = self._workers.ask_chief(
+        lambda: folder.next_name(
+          self._model_dir, folder.BEST_CHECKPOINTS, f"epoch-{epoch}"
+        )
       )
       record.best = {"checkpoint": name, **record.validation}
       self._state.save_best(name)
     self._state.write_views()
-    self._write_summaries(evaluation, found, results, counts)
+    if judged:
+      self._write_summaries(judged, counts)
     logging.info(
       "epoch %d/%d: validation AP %.3f, AP50 %.3f, AP75 %.3f%s",
       *(epoch, self._epochs, metrics["AP"], metrics["AP50"], metrics["AP75"]),
@@ -94,11 +109,13 @@ class Validator:
       return None
     path = self._best_path(best["checkpoint"])
     try:
-      folder.read_record(path)
+      self._workers.together(lambda: folder.read_record(path), folder.UNREADABLE)
       is_judged_alike = best["judged_by"] == self._judged_by
       if is_judged_alike and "calibration" in best:
         return best
-      self._state.restore_judged_weights(path)
+      self._workers.together(
+        lambda: self._state.restore_judged_weights(path), folder.UNREADABLE
+      )
     except folder.UNREACHABLE:
       raise  # it is not lost
     except folder.UNREADABLE as error:
@@ -108,28 +125,35 @@ class Validator:
         *(path, errors.first_line(error)),
       )
       return None
-    evaluation, _, _ = self._evaluator.evaluate(self._dataset)
+    judgement = self._share(self._evaluator.evaluate(self._dataset))
     logging.info(
       "best checkpoint %s evaluated again, for %s: AP %.3f, before %.3f",
       best["checkpoint"],
       "its scores were not calibrated"
       if is_judged_alike
       else "the settings or images of validation changed",
-      *(evaluation.metrics["AP"], best["metrics"]["AP"]),
+      *(judgement["metrics"]["AP"], best["metrics"]["AP"]),
     )
-    return {**best, **self._judgement(evaluation)}
+    return {**best, **judgement}
 
-  def _judgement(self, evaluation):
-    return {
-      "metrics": evaluation.metrics,
-      **evaluation_lib.judgement(evaluation).to_json(),
-      "judged_by": self._judged_by,
-    }
+  def _share(self, judged):
+    """What is recorded of the chief's evaluation, to all workers."""
+
+    def judgement():
+      evaluation = judged[0]
+      return {
+        "metrics": evaluation.metrics,
+        **evaluation_lib.judgement(evaluation).to_json(),
+        "judged_by": self._judged_by,
+      }
+
+    return self._workers.ask_chief(judgement)
 
   def _best_path(self, name):
     return os.path.join(self._model_dir, folder.BEST_CHECKPOINTS, name)
 
-  def _write_summaries(self, evaluation, found, results, counts):
+  def _write_summaries(self, judged, counts):
+    evaluation, found, results = judged
     dataset, thresholds = self._dataset, evaluation.score_thresholds
     shown = evaluation_lib.judgement(evaluation).shown()
     with self._writer.as_default(step=self._state.record.clock.step):

@@ -42,7 +42,7 @@ def make_dataset(count=5, height=40, width=50):
 
 
 def take(data, count, **options):
-  names = [name for name in ("seed", "first_position") if name in options]
+  names = [n for n in ("seed", "first_position", "share") if n in options]
   order = {name: options.pop(name) for name in names}
   batch_size = options.pop("batch_size", 2)
   steps = augment.zoom_steps(SIZE, **options)
@@ -113,6 +113,24 @@ def test_a_stream_can_be_continued_in_batches_of_another_size(first_position):
   ]
   found = take(data, 2, batch_size=3, first_position=first_position, **AUGMENTED)
   assert_same(joined, found)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_shares_of_a_stream_are_the_parts_of_its_batches(count):
+  """Batches of 2 on each of `count` workers, from position 3 on."""
+  data, options = make_dataset(), {"first_position": 3, **AUGMENTED}
+  whole = take(data, 4, batch_size=2 * count, **options)
+  for index in range(count):
+    share = pipeline.Share(index, count, 2)
+    found = take(data, 4, batch_size=2, share=share, **options)
+    rows = slice(2 * index, 2 * index + 2)
+    assert_same(
+      [{name: value[rows] for name, value in batch.items()} for batch in whole], found
+    )
+  # As a worker of two replicas reads it, a batch for each.
+  halves = take(data, 4, batch_size=1, share=pipeline.Share(0, count, 2), **options)
+  numbers = [numbers_of(batch)[0] for batch in halves]
+  assert numbers == [*numbers_of(whole[0])[:2], *numbers_of(whole[1])[:2]]
 
 
 def test_each_pass_has_each_image_once_in_a_new_order():

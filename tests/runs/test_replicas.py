@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 
-from ap_detect.runs import replicas
+from ap_detect.runs import cluster, replicas
 
 pytestmark = pytest.mark.skipif(
   bool(tf.config.list_physical_devices("GPU")), reason="there is a GPU"
@@ -39,3 +39,10 @@ def test_batches_are_shared_out(make_strategy):
     for batch in replicas.distribute(strategy, batches)
   ]
   assert found == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
+
+
+def test_workers_on_cpus_have_one_replica_each():
+  """Refused before anything waits for the other one."""
+  two = cluster.Cluster((("worker", "localhost:1"), ("worker", "localhost:2")), 0)
+  with pytest.raises(ValueError, match="2 workers of TF_CONFIG has one replica, got 2"):
+    replicas.make_strategy(2, two)

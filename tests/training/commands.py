@@ -32,7 +32,7 @@ SMALL = [
 ]
 
 
-def start(model_dir, *options, script="train.py", small=True):
+def start(model_dir, *options, script="train.py", small=True, env=None):
   """subprocess.Popen of a script, which has the small config unless told otherwise."""
   return subprocess.Popen(
     [
@@ -44,7 +44,11 @@ def start(model_dir, *options, script="train.py", small=True):
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-    env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}"},
+    env={
+      **os.environ,
+      "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'tests'}",
+      **(env or {}),
+    },
   )
 
 

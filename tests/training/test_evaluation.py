@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from runs import fellows
 
 from ap_detect import boxes as box_ops
 from ap_detect.data import augment, pipeline, shapes
@@ -151,6 +152,29 @@ class TestDetect:
     assert trained.std() > 10
     for other in (evaluated, *network.seen):
       np.testing.assert_allclose(other, trained, atol=1e-3)
+
+
+def test_workers_detect_on_their_shares(config, records, make_strategy):
+  """Of 5 images in batches of 2 on each; all know of all."""
+  evaluator, _ = make_evaluator(config)
+  expected = evaluator.detect(records)
+  seen = [[], []]
+
+  def work(fellow):
+    network = OneBoxNetwork(model_lib.make_anchors(config))
+    found = evaluation.Evaluator(network, config, make_strategy(), fellow).detect(
+      records
+    )
+    seen[fellow.index] = sorted({round(float(p[0, 0, 0])) for p in network.seen})
+    return found
+
+  for found in fellows.run_all(work, strategy=make_strategy()):
+    assert len(found) == len(expected) == 5
+    for image, expected_image in zip(found, expected):
+      for part, expected_part in zip(image, expected_image):
+        np.testing.assert_array_equal(part, expected_part)
+  # Red is 50 x number + 20; the last batch is filled up with the last image.
+  assert seen == [[20, 70, 220], [120, 170, 220]]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,9 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
+from runs import fellows
 
+from ap_detect.runs import workers as workers_lib
 from ap_detect.training import loop, monitoring, schedules, signals, state
 
 SPLIT = 20
@@ -87,7 +89,9 @@ class Recorder(tf.keras.callbacks.Callback):
     self.calls.append(("train end",))
 
 
-def run(notes, *callbacks, schedule=None, stop_signals=None, **pace):
+def run(
+  notes, *callbacks, schedule=None, stop_signals=None, workers=workers_lib.ONE, **pace
+):
   pace = {"epochs": 2, "batch_size": 4, "log_every_steps": 2, **pace}
   model = tf.keras.Sequential()
   writer = types.SimpleNamespace(
@@ -105,6 +109,7 @@ def run(notes, *callbacks, schedule=None, stop_signals=None, **pace):
     writer=writer,
     callbacks=tf.keras.callbacks.CallbackList(list(callbacks), model=model),
     image_ids=lambda position, count: list(range(position, position + count)),
+    workers=workers,
   ).run()
 
 
@@ -220,6 +225,57 @@ class TestCallbacks:
     notes = Notes(state.Clock(SPLIT))
     run(notes, Stop(), epochs=9, log_every_steps=1)
     assert kinds(notes, "save", "validate") == [("save", "3")]
+
+
+class TestWorkers:
+  """Two loops, one of which is asked to do something."""
+
+  def run(self, *, of_second=(), **pace):
+    """(what each noted, what each raised)."""
+    notes = [Notes(state.Clock(SPLIT)), Notes(state.Clock(SPLIT))]
+
+    def work(fellow):
+      callbacks = [] if fellow.is_chief else of_second
+      stops = signals.StopSignals()
+      for callback in callbacks:
+        callback.stops = stops
+      try:
+        run(notes[fellow.index], *callbacks, stop_signals=stops, workers=fellow, **pace)
+      except (SystemExit, KeyboardInterrupt) as error:
+        return type(error), getattr(error, "code", None)
+
+    return notes, fellows.run_all(work)
+
+  @pytest.mark.parametrize("every", [1, 2, 3])
+  def test_stop_at_the_same_step(self, every):
+    """Wherever the second one is asked, both stop where numbers are read next."""
+
+    class Stop(tf.keras.callbacks.Callback):
+      def on_train_batch_begin(self, batch, logs=None):
+        self.stops.note("SIGTERM")
+
+    notes, raised = self.run(of_second=[Stop()], log_every_steps=every)
+    assert raised == [(SystemExit, 143)] * 2
+    for note in notes:
+      assert kinds(note, "save", "validate") == [("save", str(every))]
+
+  def test_stop_training(self):
+    notes, raised = self.run(of_second=[Recorder(stop_after=0)], epochs=9)
+    assert raised == [None, None]
+    for note in notes:
+      assert note.said[-1] == ("save", "5v")
+
+  def test_save_by_the_clock_of_one(self, monkeypatch):
+    """That of the second is always due; the first one's never is."""
+    due = loop.TrainingLoop._is_saving_due
+    monkeypatch.setattr(
+      loop.TrainingLoop,
+      "_is_saving_due",
+      lambda self: self._workers.index == 1 and due(self),
+    )
+    notes, _ = self.run(checkpoint_every_minutes=0.0, epochs=1)
+    for note in notes:
+      assert kinds(note, "save") == [("save", text) for text in ("2", "4", "5*", "5v")]
 
 
 class TestPatience:

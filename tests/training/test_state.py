@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from runs import fellows
 
 from ap_detect.runs import folder
 from ap_detect.training import optimizers, state, step
@@ -68,7 +69,9 @@ def test_record_survives_json():
   assert not make_record(validation=None).is_validated
 
 
-def make_state(model_dir, record=None, value=0.0, keep_checkpoints=2, slots=True):
+def make_state(
+  model_dir, record=None, value=0.0, keep_checkpoints=2, slots=True, **options
+):
   network = tf.keras.Sequential([tf.keras.layers.Dense(3, input_shape=(2,))])
   optimizer = optimizers.make_optimizer("sgd", step.Feed().learning_rate)
   if slots:
@@ -79,6 +82,7 @@ def make_state(model_dir, record=None, value=0.0, keep_checkpoints=2, slots=True
     optimizer,
     record or make_record(validation=None),
     keep_checkpoints=keep_checkpoints,
+    **options,
   )
   fill(network, value)
   return found, network
@@ -288,6 +292,39 @@ def test_replicas_go_on_with_the_statistics_that_are_saved(tmp_path, make_strate
     float(value.numpy()[0]) for value in strategy.experimental_local_results(mean)
   ]
   assert values == [0.5, 0.5]
+
+
+def test_only_the_chief_writes(tmp_path):
+  """Of two workers; both restore what it wrote, here into other weights."""
+
+  def work(fellow):
+    run_state, network = make_state(
+      tmp_path / str(fellow.index), value=1.0 + fellow.index, workers=fellow
+    )
+    path = run_state.save()
+    run_state.save_best("epoch-1")
+    run_state.write_views()
+    fill(network, 9.0)
+    run_state.restore_latest()
+    return path, network.weights[0].numpy()[0, 0]
+
+  with_chief = str(tmp_path / "0" / "checkpoints" / "step-3")
+  assert fellows.run_all(work) == [(with_chief, 1.0)] * 2
+  assert saved(tmp_path / "0", "best") == ["epoch-1"]
+  assert (tmp_path / "0" / "config.json").exists()
+  assert not (tmp_path / "1").exists()
+  assert not tf.io.gfile.exists("ram://ap_detect")
+
+
+def test_workers_must_start_from_the_same_weights(tmp_path):
+  def work(fellow, last):
+    run_state, network = make_state(tmp_path, value=1.0, workers=fellow)
+    network.weights[-1].assign([0.0, 0.0, last if fellow.index else 0.0])
+    run_state.check_workers()
+
+  assert fellows.run_all(lambda fellow: work(fellow, 0.0)) == [None, None]
+  for error in fellows.run_all(lambda fellow: work(fellow, 1e-7)):
+    assert "must have the same weights to start from: there is an" in str(error)
 
 
 class TestBest:
