@@ -1,5 +1,6 @@
 """Two CPU devices, a network that builds in no time, and a run that tests share."""
 
+import contextlib
 import copy
 import os
 import signal
@@ -88,7 +89,28 @@ def small_backbone():
 
 
 @pytest.fixture(scope="session")
-def make_config(small_backbone):
+def drawing():
+  """Makes a context in which validations draw and write summaries; outside they do not.
+
+  For it takes longer than such a training.
+  """
+  from ap_detect.training import validation
+
+  draw = validation.Validator._write_summaries
+
+  @contextlib.contextmanager
+  def drawing_here():
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(validation.Validator, "_write_summaries", draw)
+      yield
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(validation.Validator, "_write_summaries", lambda *_: None)
+    yield drawing_here
+
+
+@pytest.fixture(scope="session")
+def make_config(small_backbone, drawing):
   """Config of the smallest run, changed by {"section.field": value}."""
   from ap_detect import config
 
@@ -103,13 +125,14 @@ def make_config(small_backbone):
 
 
 @pytest.fixture(scope="session")
-def trained_run(make_config, tmp_path_factory):
+def trained_run(make_config, drawing, tmp_path_factory):
   """Folder of a run of 3 epochs with AP-loss. Copy it before changing it."""
   from ap_detect.training import trainer
 
   model_dir = str(tmp_path_factory.mktemp("runs") / "trained")
   config = make_config({"train.classification_loss": "ap_loss"})
-  trainer.train(config, model_dir)
+  with drawing():
+    trainer.train(config, model_dir)
   return model_dir
 
 

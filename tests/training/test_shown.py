@@ -16,7 +16,7 @@ from ap_detect.training import trainer, validation
 
 
 def test_log_and_chart_over_restarts(
-  make_config, make_strategy, at_info, tmp_path, monkeypatch
+  make_config, make_strategy, drawing, at_info, tmp_path, monkeypatch
 ):
   """1 epoch of 3 steps; then a second one, then nothing, then a start that is refused."""
   drawn, model_dir = [], str(tmp_path / "run")
@@ -31,7 +31,8 @@ def test_log_and_chart_over_restarts(
   def train(**changes):
     changes = {f"train.{name}": value for name, value in changes.items()}
     config = make_config({"train.log_every_steps": 1, **changes})
-    trainer.train(config, model_dir, strategy=make_strategy())
+    with drawing():
+      trainer.train(config, model_dir, strategy=make_strategy())
 
   train(epochs=1)
   first = (tmp_path / "run/training.png").read_bytes()
