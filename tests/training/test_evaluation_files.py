@@ -23,8 +23,8 @@ from ap_detect.training import evaluation, evaluation_files
 class StandIn(evaluation.Evaluator):
   """Finds every object of 4 shapes pictures where it is, less the first picture's."""
 
-  def __init__(self, network, config, strategy):
-    pass
+  def __init__(self, network, config, strategy, workers):
+    self._workers = workers
 
   def detect(self, records):
     truth = shapes.make_shapes("val", num_images=4).records[1:]
