@@ -68,6 +68,7 @@ def test_policy_is_as_before(make_config):
 
 def test_a_run_learns_and_is_used_in_float32(make_config, tmp_path):
   changes = {"train.precision": "bfloat16", "train.jit_compile": "always"}
+  changes["train.epochs"] = 1
   changes["train.classification_loss"] = "ap_loss"
   trainer.train(make_config(changes), str(tmp_path))
   network = model_lib.restore(str(tmp_path)).network
