@@ -33,6 +33,7 @@ def run(path, *arguments):
   return json.loads(path.read_text()), done.stdout
 
 
+@pytest.mark.slow
 def test_requests_clients_and_first_requests(tmp_path):
   arguments = ("--batch_size=2", "--clients=3", "--requests=4", "--client_rounds=1")
   found, printed = run(tmp_path / "figures.json", *arguments, "--loads=1")
