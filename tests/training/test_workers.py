@@ -1,15 +1,19 @@
 """Two workers on this machine, by the command line, beside one process."""
 
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from training import commands
 
-from ap_detect import errors
+from ap_detect import errors, losses
 from ap_detect.runs import files
 
 pytestmark = pytest.mark.slow
@@ -26,23 +30,14 @@ class Workers:
   """
 
   def __init__(self, model_dir, *options, other=None, **kwargs):
-    addresses = [f"localhost:{port}" for port in _free_ports(2)]
     self.processes = [
       commands.start(
         model_dir,
-        *options,
-        *([other] if other and index else []),
-        env={
-          "TF_CONFIG": json.dumps(
-            {
-              "cluster": {"worker": addresses},
-              "task": {"type": "worker", "index": index},
-            }
-          )
-        },
+        *(*options, *([other] if other and index else [])),
+        env={"TF_CONFIG": text},
         **kwargs,
       )
-      for index in range(2)
+      for index, text in enumerate(tf_configs())
     ]
 
   def finish(self, statuses=(0, 0)):
@@ -54,12 +49,16 @@ class Workers:
     return said
 
 
-def _free_ports(number):
-  sockets = [socket.create_server(("localhost", 0)) for _ in range(number)]
-  ports = [each.getsockname()[1] for each in sockets]
+def tf_configs():
+  """TF_CONFIG for each of two workers, on ports that are free."""
+  sockets = [socket.create_server(("localhost", 0)) for _ in range(2)]
+  addresses = [f"localhost:{each.getsockname()[1]}" for each in sockets]
   for each in sockets:
     each.close()
-  return ports
+  tasks = [{"type": "worker", "index": index} for index in range(2)]
+  return [
+    json.dumps({"cluster": {"worker": addresses}, "task": task}) for task in tasks
+  ]
 
 
 def names(path):
@@ -171,3 +170,56 @@ def test_workers_that_differ_are_refused(tmp_path):
   for text in workers.finish((1, 1)):
     assert "the same config: there is another on worker 1 than on worker 0" in text
   assert not (tmp_path / "run").exists()
+
+
+def scores():
+  """([4, 30, 2] logits, [4, 30] labels); the first half has no positive."""
+  random = np.random.default_rng(0)
+  logits = random.normal(size=[4, 30, 2]).astype(np.float32)
+  labels = random.integers(-1, 3, [4, 30]).astype(np.int32)
+  labels[:2] = np.minimum(labels[:2], losses.BACKGROUND)
+  return logits, labels
+
+
+RANK = """
+import json
+import numpy as np
+import tensorflow as tf
+strategy = tf.distribute.MultiWorkerMirroredStrategy()
+from ap_detect import losses
+from training import test_workers
+
+def rank(logits, labels):
+  with tf.GradientTape() as tape:
+    tape.watch(logits)
+    value = losses.ap_loss(logits, labels, ranking_scope="global", jit_compile=False)
+  return value, tape.gradient(value, logits)
+
+half = strategy.cluster_resolver.task_id
+own = [tf.constant(np.split(array, 2)[half]) for array in test_workers.scores()]
+found = tf.function(lambda: strategy.run(rank, args=own), autograph=False)()
+value, gradient = (strategy.experimental_local_results(part)[0] for part in found)
+print(json.dumps([value.numpy().item(), gradient.numpy().tolist()]))
+"""
+
+
+def test_a_ranking_of_all_workers_is_that_of_one_replica():
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", RANK],
+      cwd=commands.REPOSITORY / "tests",
+      env={**os.environ, "PYTHONPATH": str(commands.REPOSITORY), "TF_CONFIG": text},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for text in tf_configs()
+  ]
+  found = [process.communicate(timeout=600)[0] for process in processes]
+  values, gradients = zip(*(json.loads(text.splitlines()[-1]) for text in found))
+  logits, labels = map(tf.constant, scores())
+  value, gradient = losses.ap_loss_and_gradient(logits, labels, jit_compile=False)
+  np.testing.assert_allclose(values, [value] * 2, rtol=1e-6)
+  # A step has the mean of the replicas' gradients.
+  found = np.concatenate(gradients) / 2
+  np.testing.assert_allclose(found, gradient, atol=1e-7)
+  assert np.abs(gradient).max() > 1e-3
