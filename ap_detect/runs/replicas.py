@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 
 import tensorflow as tf
 from absl import logging
@@ -88,13 +91,37 @@ def _join(cluster):
     *(cluster.index, cluster.count),
     ", ".join(address for _, address in cluster.addresses),
   )
-  strategy = tf.distribute.MultiWorkerMirroredStrategy()
+  with _signals_as_before():
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
   logging.info(
     "all %d workers are here, with %d replicas%s",
     *(cluster.count, strategy.num_replicas_in_sync),
     "" if cluster.is_chief else "; worker 0 writes the run's files",
   )
   return strategy
+
+
+@contextlib.contextmanager
+def _signals_as_before():
+  """Handlers of signals are afterwards as before; Ctrl-C ends the process meanwhile.
+
+  TensorFlow keeps Python from running while it waits for other workers, and takes SIGTERM
+  for itself for good.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = {
+    number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)
+  }
+  if before[signal.SIGINT] is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+  try:
+    yield
+  finally:
+    for number, handler in before.items():
+      if handler is not None:  # of one that was not made in Python
+        signal.signal(number, handler)
 
 
 def compiles_by_default(strategy):
