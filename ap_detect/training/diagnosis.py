@@ -117,11 +117,15 @@ def examine(step, network, batch, step_number, *, replica=0) -> Examination:
     replica: number of the replica, from which they follow too.
   """
   calls: list[_Call] = []
-  layers = filter(_is_leaf, network.submodules)
-  used = {id(weight) for layer in layers for weight in _used_weights(layer)}
+  unused = {
+    id(weight)
+    for layer in network.submodules
+    if _is_trained_norm(layer)
+    for weight in layer.non_trainable_weights
+  }
   # Now, for the forward pass changes statistics.
   weight_ranges = [
-    _range(WEIGHTS if id(weight) in used else STATISTICS, weight.name, weight)
+    _range(STATISTICS if id(weight) in unused else WEIGHTS, weight.name, weight)
     for weight in network.weights
   ]
   with _recorded(network, calls):
@@ -154,18 +158,9 @@ def examine(step, network, batch, step_number, *, replica=0) -> Examination:
   return Examination(ranges)
 
 
-def _is_leaf(layer):
-  return isinstance(layer, tf.keras.layers.Layer) and not any(
-    isinstance(part, tf.keras.layers.Layer) for part in layer.submodules
-  )
-
-
-def _used_weights(layer):
-  """Of a layer's weights those that a training step computes with."""
-  is_trained_norm = (
-    isinstance(layer, tf.keras.layers.BatchNormalization) and layer.trainable
-  )
-  return layer.trainable_weights if is_trained_norm else layer.weights
+def _is_trained_norm(layer):
+  """Whether it has moving statistics that a training step does not compute with."""
+  return isinstance(layer, tf.keras.layers.BatchNormalization) and layer.trainable
 
 
 class _Call(NamedTuple):
@@ -186,11 +181,11 @@ class _Call(NamedTuple):
     found = _range(FORWARD, f"output of {self.name}", self.output)
     if found.is_finite:
       return found
+    layer = self.layer
+    weights = layer.trainable_weights if _is_trained_norm(layer) else layer.weights
     parts = [
       *(("input", value) for value in self.inputs),
-      *(
-        (weight.name.rpartition("/")[2], weight) for weight in _used_weights(self.layer)
-      ),
+      *((weight.name.rpartition("/")[2], weight) for weight in weights),
     ]
     of_what = ", ".join(
       f"{name} from {part.low:.4g} to {part.high:.4g}"

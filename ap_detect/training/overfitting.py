@@ -262,9 +262,13 @@ class _Answers:
     positive_boxes = self._positive_boxes()
     lines = []
     for record, image, learned in zip(self._dataset.records, found, positive_boxes):
+      is_free = np.ones(len(image.boxes), bool)  # a detection finds one object
       for number in np.flatnonzero(~record.ignored):
         class_id, box = record.classes[number], record.boxes[number]
-        if not _holds(image.boxes[image.classes == class_id], box):
+        finds = is_free & (image.classes == class_id)
+        finds &= _iou(image.boxes, box) >= _SAME_BOX_IOU
+        is_free[np.flatnonzero(finds)[:1]] = False
+        if not finds.any():
           name = self._dataset.class_names[class_id - 1]
           reason = self._reason(record, number, learned)
           lines.append(
@@ -275,7 +279,7 @@ class _Answers:
   def _reason(self, record, number, learned):
     classes, boxes = learned
     box, class_id = record.boxes[number], record.classes[number]
-    if not _holds(boxes[classes == class_id], box):
+    if not (_iou(boxes[classes == class_id], box) >= _SAME_BOX_IOU).any():
       return (
         "no anchor is to learn it: none reaches model.positive_iou, or all that do "
         "belong to other objects"
@@ -336,10 +340,6 @@ def _truth(records, scales, most):
 def _iou(boxes, box):
   boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
   return box_ops.iou(boxes, np.asarray([box], np.float32)).numpy()[:, 0]
-
-
-def _holds(boxes, box):
-  return bool((_iou(boxes, box) >= _SAME_BOX_IOU).any())
 
 
 def read_rows(model_dir):

@@ -85,6 +85,11 @@ class TestPerfect:
     perfect = [answer.perfect for answer in answers.all]
     assert answers.average_precision(perfect) < 0.8
 
+  def test_an_object_that_is_annotated_twice(self, make_config):
+    dataset = make_dataset([(1, [10, 10, 50, 50]), (1, [10, 10, 50, 50])])
+    (lost,) = answers_of(make_config, dataset).describe_lost()
+    assert "another one overlaps it by an IoU of 1.00" in lost
+
   def test_says_that_too_few_detections_are_kept(self, make_config):
     answers = answers_of(make_config, FAR_APART, {"eval.max_detections": 1})
     lost = answers.describe_lost()
