@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import itertools
 import os
 from typing import Any, NamedTuple
 
@@ -107,7 +106,8 @@ def overfit(config, model_dir, num_images, *, strategy=None) -> Outcome:
     config,
     model_dir,
     strategy=strategy,
-    datasets=(_repeated(dataset, config, strategy), dataset),
+    datasets=(dataset, dataset),
+    images_per_epoch=_images_per_round(config, strategy),
     callbacks=[watch],
   )
   best: Any = folder.load_best(model_dir)  # the last round always validates
@@ -153,12 +153,9 @@ def _first_images(dataset, number):
   return dataclasses.replace(dataset, records=tuple(records[:number]))
 
 
-def _repeated(dataset, config, strategy):
-  """The images again and again, so that an epoch is a round."""
+def _images_per_round(config, strategy):
   replicas = strategy.num_replicas_in_sync if strategy else 1
-  number = STEPS_PER_ROUND * config.train.images_per_replica * replicas
-  records = itertools.islice(itertools.cycle(dataset.records), number)
-  return dataclasses.replace(dataset, records=tuple(records))
+  return STEPS_PER_ROUND * config.train.images_per_replica * replicas
 
 
 class _Watch(tf.keras.callbacks.Callback):
