@@ -115,10 +115,10 @@ def test_a_stream_can_be_continued_in_batches_of_another_size(first_position):
   assert_same(joined, found)
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_shares_of_a_stream_are_the_parts_of_its_batches(count):
-  """Batches of 2 on each of `count` workers, from position 3 on."""
-  data, options = make_dataset(), {"first_position": 3, **AUGMENTED}
+def test_shares_of_a_stream_are_the_parts_of_its_batches():
+  """Batches of 2 on each of three workers, from position 3 on."""
+  count, data = 3, make_dataset()
+  options = {"first_position": 3, **AUGMENTED}
   whole = take(data, 4, batch_size=2 * count, **options)
   for index in range(count):
     share = pipeline.Share(index, count, 2)
@@ -305,6 +305,18 @@ def test_a_service_makes_every_position_once(tmp_path):
       break
   assert set(range(10)) <= set(found)
   assert len(found) == len(set(found))
+  # Of two processes that train, each gets its share: stretches of 3 positions.
+  for index in range(2):
+    share = pipeline.Share(index, 2, 3)
+    batches = pipeline.training_batches(
+      data, steps=steps, service_address=dispatcher.target, share=share, **options
+    )
+    found = [
+      positions[batch["image"].tobytes()]
+      for batch in batches.take(9).as_numpy_iterator()
+    ]
+    assert {position // 3 % 2 for position in found} == {index}
+    assert len(set(found)) == 9
   del workers
 
 
