@@ -70,6 +70,7 @@ def numbers(form):
   return text.count(" while("), text.count(" parameter(")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["cpu", "gpu"])
 def test_hlo_is_of_the_form_asked_for(form, tmp_path):
   run("--losses=ap_loss", f"--form={form}", f"--hlo_dir={tmp_path}")
