@@ -80,16 +80,18 @@ class ScoreCounter:
     self._assign_targets = assign_targets
     self._read_batch = read_batch
     self._batch = None
+    self._count = tf.function(self._count_on_replicas, autograph=False)
 
   def __call__(self):
     """{"positives": counts, "negatives": counts}, [NUM_BINS] each, see `count_logits`."""
     if self._batch is None:
       self._batch = self._read_batch()
-    # Op by op: once a validation, that is less than building a graph for it.
-    counts = self._strategy.run(self._count_in_replica, args=(self._batch,))
+    return dict(zip(("positives", "negatives"), self._count(self._batch).numpy()))
+
+  def _count_on_replicas(self, batch):
+    counts = self._strategy.run(self._count_in_replica, args=(batch,))
     # All replicas have counted the same images.
-    counts = self._strategy.experimental_local_results(counts)[0]
-    return dict(zip(("positives", "negatives"), counts.numpy()))
+    return self._strategy.experimental_local_results(counts)[0]
 
   def _count_in_replica(self, batch):
     logits = self._network(batch["image"], training=False)[0]

@@ -64,8 +64,6 @@ class Validator:
     """Metrics by name; the caller saves the state, whose record they are in."""
     with self._state.judged_weights():
       judged = self._evaluator.evaluate(self._dataset)
-      is_counting = self._count_scores and self._workers.is_chief
-      counts = self._count_scores() if is_counting else {}
     judgement = self._share(judged)
     record, metrics = self._state.record, judgement["metrics"]
     epoch = record.clock.epoch
@@ -88,7 +86,7 @@ class Validator:
       self._state.save_best(name)
     self._state.write_views()
     if judged:
-      self._write_summaries(judged, counts)
+      self._write_summaries(judged)
     logging.info(
       "epoch %d/%d: validation AP %.3f, AP50 %.3f, AP75 %.3f%s",
       *(epoch, self._epochs, metrics["AP"], metrics["AP50"], metrics["AP75"]),
@@ -152,7 +150,7 @@ class Validator:
   def _best_path(self, name):
     return os.path.join(self._model_dir, folder.BEST_CHECKPOINTS, name)
 
-  def _write_summaries(self, judged, counts):
+  def _write_summaries(self, judged):
     evaluation, found, results = judged
     dataset, thresholds = self._dataset, evaluation.score_thresholds
     shown = evaluation_lib.judgement(evaluation).shown()
@@ -164,7 +162,9 @@ class Validator:
       for name, value in _ap_per_class(evaluation).items():
         if value is not None:
           tf.summary.scalar(f"validation_AP_per_class/{name}", value)
-      monitoring.write_histograms("logits", measurements.bin_edges(), counts)
+      if self._count_scores:  # with the weights as trained, which are what is ranked
+        counts = self._count_scores()
+        monitoring.write_histograms("logits", measurements.bin_edges(), counts)
       for record, image in zip(dataset.records[:NUM_TENSORBOARD_IMAGES], found):
         picture = evaluation_files.draw_comparison(
           record, image, dataset.class_names, shown
