@@ -83,9 +83,11 @@ def _value_and_gradient(logits, labels):
   place = tf.cast(tf.maximum(place, 1), tf.float64)  # p, which descends with the score
   above = _best_ranking(entries, place, descending, number)
 
-  count, pairs = (tf.cast(x, tf.float64) for x in (entries.count, number))
-  count = tf.maximum(count, 1.0)
-  weight = 2.0 / (count * tf.maximum(pairs, 1.0))
+  # |P| and |N|, at least 1.
+  count, num_negatives = (
+    tf.maximum(tf.cast(x, tf.float64), 1.0) for x in (entries.count, number)
+  )
+  weight = 2.0 / (count * num_negatives)
   below = _positives_below(entries.scores, above, descending)
   below = tf.where(entries.is_negative, below, 0.0)
   above = tf.cast(above, tf.float64)
