@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import os
 from typing import Any, NamedTuple
 
@@ -106,8 +107,7 @@ def overfit(config, model_dir, num_images, *, strategy=None) -> Outcome:
     config,
     model_dir,
     strategy=strategy,
-    datasets=(dataset, dataset),
-    images_per_epoch=_images_per_round(config, strategy),
+    datasets=(_repeated(dataset, config, strategy), dataset),
     callbacks=[watch],
   )
   best: Any = folder.load_best(model_dir)  # the last round always validates
@@ -153,9 +153,12 @@ def _first_images(dataset, number):
   return dataclasses.replace(dataset, records=tuple(records[:number]))
 
 
-def _images_per_round(config, strategy):
+def _repeated(dataset, config, strategy):
+  """The images again and again, so that an epoch is a round."""
   replicas = strategy.num_replicas_in_sync if strategy else 1
-  return STEPS_PER_ROUND * config.train.images_per_replica * replicas
+  number = STEPS_PER_ROUND * config.train.images_per_replica * replicas
+  records = itertools.islice(itertools.cycle(dataset.records), number)
+  return dataclasses.replace(dataset, records=tuple(records))
 
 
 class _Watch(tf.keras.callbacks.Callback):

@@ -48,7 +48,6 @@ def train(
   strategy=None,
   profile_steps=None,
   datasets=None,
-  images_per_epoch=None,
   callbacks=(),
 ):
   """Trains to the last epoch; started again, continues where the last start was stopped.
@@ -64,7 +63,6 @@ def train(
       TF_CONFIG lists.
     profile_steps: profiling.Steps to profile; None for none.
     datasets: DetectionDatasets to train and to validate on; None for the config's.
-    images_per_epoch: None for as many as are trained on.
     callbacks: Keras callbacks beside the config's.
 
   Raises:
@@ -96,7 +94,6 @@ def train(
       profiling.check_ahead(profile_steps, done)
     memory = memory_lib.Memory(model_dir)
     train_set, val_set = datasets or _open_data(config, memory)
-    images_per_epoch = images_per_epoch or len(train_set.records)
     classes = folder.Classes(train_set.class_names, tuple(train_set.category_ids))
     workers.require_same_images(config.data.train_split, train_set)
     workers.require_same_images(config.data.val_split, val_set)
@@ -125,7 +122,7 @@ def train(
       model_dir,
       network,
       optimizer,
-      _new_record(config, classes, strategy, images_per_epoch),
+      _new_record(config, classes, strategy, len(train_set.records)),
       keep_checkpoints=config.train.keep_checkpoints,
       averages=averages,
       workers=workers,
@@ -162,7 +159,7 @@ def train(
           run_state.record,
           config,
           num_replicas=strategy.num_replicas_in_sync,
-          split_size=images_per_epoch,
+          split_size=len(train_set.records),
         )
         if is_changed:
           run_state.save(is_changed=True)

@@ -85,9 +85,17 @@ def test_profiled_steps(tmp_path):
 
 @pytest.mark.slow
 def test_two_images_by_heart(tmp_path):
-  said = commands.finish(tmp_path / "run", "--overfit=2")
-  reached = re.search(
-    r"AP (\S+) after (\d+) steps: this config can learn these 2", said
-  )
-  assert float(reached[1]) >= 0.995 and int(reached[2]) <= 2000
+  """In maps of 2 x 2 cells: what batches' own statistics find, moving ones may not."""
+  process = commands.start(tmp_path / "run", "--overfit=2")
+  said, _ = process.communicate(timeout=900)
+  assert "2 images with " in said and "a perfect network has AP 1.000" in said
+  if process.returncode == 0:
+    reached = re.search(
+      r"AP (\S+) after (\d+) steps: this config can learn these 2", said
+    )
+    assert float(reached[1]) >= 0.995 and int(reached[2]) <= 2000
+  else:
+    found = re.search(r"AP (\S+) with each batch's own statistics", said)
+    assert float(found[1]) >= 0.99
+    assert "In the way: batch normalisation: " in said and "Traceback" not in said
   assert os.listdir(tmp_path) == ["run-overfit-2"]
