@@ -35,7 +35,10 @@ def define_flags():
   """
   path = command_line.define_path("json", "", "File to write all figures into.")
   note = flags.DEFINE_string(
-    "note", "", "What else to say in that file, as that the machine was shared."
+    "note",
+    "",
+    "What else to say in that file, as that the machine was shared.",
+    allow_override=True,  # a process may import several scripts that have it
   )
 
   def report(results, packages=()):

@@ -13,11 +13,11 @@ from ap_detect.losses.ranking import intervals, knots, scans, tables
 @pytest.mark.parametrize("delta", [1e-6, 0.3, 1.0, 1e3, 1e30])
 def test_the_largest_sum_fits(number, delta):
   step = knots.Step.of(delta)
-  units = tables._Units.for_sum(number, step)
+  units = tables.Units.for_sum(number, step)
   largest = int(units.of(step.widest))
   assert number * (largest + 1) < 2**63
   assert float(units.per_score) * float(units.size) == 1.0
-  dynamic = tables._Units.for_sum(tf.constant(number), step)
+  dynamic = tables.Units.for_sum(tf.constant(number), step)
   assert dynamic.per_score == units.per_score
   if delta == 1.0:  # what the docstring of ranking_loss says
     assert float(units.size) <= 2.0**-34 * max(1, number / 2**24)

@@ -187,7 +187,7 @@ import numpy as np
 import tensorflow as tf
 strategy = tf.distribute.MultiWorkerMirroredStrategy()
 from ap_detect import losses
-from training import test_workers
+from training import test_several_workers
 
 def rank(logits, labels):
   with tf.GradientTape() as tape:
@@ -196,7 +196,7 @@ def rank(logits, labels):
   return value, tape.gradient(value, logits)
 
 half = strategy.cluster_resolver.task_id
-own = [tf.constant(np.split(array, 2)[half]) for array in test_workers.scores()]
+own = [tf.constant(np.split(array, 2)[half]) for array in test_several_workers.scores()]
 found = tf.function(lambda: strategy.run(rank, args=own), autograph=False)()
 value, gradient = (strategy.experimental_local_results(part)[0] for part in found)
 print(json.dumps([value.numpy().item(), gradient.numpy().tolist()]))
