@@ -8,8 +8,20 @@ import gc
 
 import tensorflow as tf
 
+_caches: list = []
 
-@functools.lru_cache(64)
+
+def cached(function):
+  """Decorator: the function's results are kept, as by functools.lru_cache, until the exit.
+
+  For functions whose results hold compiled ones: those that outlive TensorFlow's modules
+  print errors at exit.
+  """
+  _caches.append(functools.lru_cache(64)(function))
+  return _caches[-1]
+
+
+@cached
 def compiled(function):
   """The function, compiled by XLA and traced once for each shape.
 
@@ -22,8 +34,9 @@ def compiled(function):
   return tf.function(function, jit_compile=True, autograph=False)
 
 
-# Compiled functions that outlive TensorFlow's modules print errors at exit.
+# What it needs as arguments, for modules lose their names at exit.
 @atexit.register
-def _release(cached=compiled):
-  cached.cache_clear()
-  gc.collect()
+def _release(caches=_caches, collect=gc.collect):
+  for cache in caches:
+    cache.cache_clear()
+  collect()

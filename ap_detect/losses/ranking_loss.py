@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
-import gc
 import inspect
 from typing import Any, Callable, NamedTuple
 
 import tensorflow as tf
 
+from ap_detect.losses import compiling
 from ap_detect.losses import labels as labels_lib
 from ap_detect.losses.ranking import across_replicas, engine, knots
 
@@ -210,7 +209,7 @@ def _rank_across(logits, anchors, step, group, across):
   return with_update(rows)
 
 
-@functools.lru_cache(64)
+@compiling.cached
 def _across(errors, jit_compile, form):
   return across_replicas.Across(errors, form, jit_compile)
 
@@ -291,7 +290,7 @@ class _Functions(NamedTuple):
   gradient: Callable[..., Any]
 
 
-@functools.lru_cache(64)
+@compiling.cached
 def _functions(errors, images_per_ranking, jit_compile, form):
   """Value and update as functions of tensors; traced once for each shape."""
 
@@ -329,18 +328,7 @@ def _functions(errors, images_per_ranking, jit_compile, form):
 
   if not jit_compile:
     return _Functions(rank, gradient)
-  return _Functions(
-    tf.function(rank, jit_compile=True, autograph=False),
-    tf.function(gradient, jit_compile=True, autograph=False),
-  )
-
-
-# Compiled functions that outlive TensorFlow's modules print errors at exit.
-@atexit.register
-def _release(caches=(_functions, _across)):
-  for cache in caches:
-    cache.cache_clear()
-  gc.collect()
+  return _Functions(compiling.compiled(rank), compiling.compiled(gradient))
 
 
 def _grouped(logits, images):

@@ -2,11 +2,12 @@
 
 In a replica, forward pass, ranking and backward pass are one function, which XLA may
 compile. They can also run apart, with the gradients of the losses by the network's
-outputs handed from ranking to backward pass: where what is ranked together is more than a
-replica's memory takes at once (`accumulate_steps`), or than a replica holds (a loss across
-replicas, which exchanges what it needs in between). What crosses replicas, and the update, stay
-outside of compiled functions, conditionals and loops: compiled, they leak or abort with
-several GPUs (keras issue 18145), and replicas must not disagree on whether to exchange.
+outputs handed from ranking to backward pass: where what is ranked together is more than
+a replica's memory takes at once (`accumulate_steps`), or than a replica holds (a loss
+across replicas, which exchanges what it needs in between). What crosses replicas, and
+the update, stay outside of compiled functions, conditionals and loops: compiled, they
+leak or abort with several GPUs (keras issue 18145), and replicas must not disagree on
+whether to exchange.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What workers tell each other; that processes do so too is in training/test_several_workers."""
+"""What workers tell each other; training/test_several_workers has processes do so."""
 
 import numpy as np
 import pytest

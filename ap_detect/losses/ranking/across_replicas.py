@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from ap_detect.losses import compiling
 from ap_detect.losses.labels import BACKGROUND, IGNORED
 from ap_detect.losses.ranking import branching, engine, knots, tables
 
@@ -91,12 +92,7 @@ class Across:
 
   def __init__(self, errors, form, jit_compile):
     self._errors, self._form = errors, form
-
-    def compiled(function):
-      if not jit_compile:
-        return function
-      return tf.function(function, jit_compile=True, autograph=False)
-
+    compiled = compiling.compiled if jit_compile else lambda function: function
     self._tabulate = compiled(self._tabulate_negatives)
     self._weigh = compiled(self._weigh_positives)
     self._finish = compiled(form.finish)
@@ -230,13 +226,12 @@ def _exchange_positives(own, counts, group):
 def _exchange_sums(sums, width, group):
   """The group's sum of tables [2, M + 1], of whose first columns `width` are in use."""
   sums = tf.concat([sums[:, :width], sums[:, -1:]], 1)
-  is_own = tf.one_hot(group.number, group.count, dtype=sums.dtype)
-  if group.count > 1:
-    # Where it is not finite, it shall be so in its own group alone.
-    is_own = tf.cast(is_own, tf.bool)[:, tf.newaxis, tf.newaxis]
-    sums = tf.where(is_own, sums, tf.zeros([], sums.dtype))
-    return group.sum(sums)[group.number]
-  return group.sum(sums)
+  if group.count == 1:
+    return group.sum(sums)
+  # Where it is not finite, it shall be so in its own group alone: no product.
+  is_own = tf.range(group.count) == group.number
+  sums = tf.where(is_own[:, tf.newaxis, tf.newaxis], sums, tf.zeros([], sums.dtype))
+  return group.sum(sums)[group.number]
 
 
 def _widened(sums, width):
