@@ -2,12 +2,15 @@
 
 import contextlib
 import copy
+import importlib.util
 import os
+import pathlib
 import signal
 
 import absl.logging
 import pytest
 import tensorflow as tf
+from absl.testing import flagsaver
 
 from ap_detect import models  # noqa: F401  selects Keras 2 before tf.keras is used
 
@@ -71,6 +74,26 @@ def unchanged_environment():
   for environment in (before, after):
     environment.pop("PYTEST_CURRENT_TEST", None)
   assert after == before
+
+
+@pytest.fixture(scope="session")
+def load_script():
+  """Function of a script's path in the repository to the script as a module.
+
+  Its flags are forgotten again: scripts define flags of the same names, absl's are
+  known to the whole process, and which tests share a process is left to chance.
+  """
+
+  def load(path):
+    path = pathlib.Path(__file__).parents[1] / path
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver():
+      patch.syspath_prepend(str(path.parent))
+      spec.loader.exec_module(module)
+    return module
+
+  return load
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,5 @@
 """The example with KerasHub's RetinaNet, where KerasHub is installed."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -12,16 +9,12 @@ from ap_detect.data import shapes
 
 keras_hub = pytest.importorskip("keras_hub")
 
-PATH = pathlib.Path(__file__).parent.parent / "examples" / "kerashub_retinanet.py"
 SIZE = (64, 64)
 
 
 @pytest.fixture(scope="module")
-def example():
-  spec = importlib.util.spec_from_file_location(PATH.stem, PATH)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  return module
+def example(load_script):
+  return load_script("examples/kerashub_retinanet.py")
 
 
 @pytest.fixture(scope="module")

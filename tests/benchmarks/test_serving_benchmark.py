@@ -1,6 +1,5 @@
 """The benchmark of what is served runs, and its batcher gives everybody his answer."""
 
-import importlib
 import json
 import pathlib
 import subprocess
@@ -17,9 +16,8 @@ _NAME = "serving_benchmark"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
-  monkeypatch.syspath_prepend(str(_ROOT / "benchmarks"))
-  return importlib.import_module(_NAME)
+def benchmark(load_script):
+  return load_script(f"benchmarks/{_NAME}.py")
 
 
 def run(path, *arguments):
@@ -31,6 +29,11 @@ def run(path, *arguments):
   )
   assert done.returncode == 0, done.stderr
   return json.loads(path.read_text()), done.stdout
+
+
+def test_two_scripts_with_flags_of_one_name_in_a_process(load_script):
+  assert load_script("benchmarks/step_benchmark.py").main
+  assert load_script(f"benchmarks/{_NAME}.py").main
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The figures of the documentation are those of benchmarks/results/."""
 
-import importlib
 import json
 import pathlib
 import re
@@ -12,9 +11,8 @@ _ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
-def renderer(monkeypatch):
-  monkeypatch.syspath_prepend(str(_ROOT / "benchmarks"))
-  return importlib.import_module("render_results")
+def renderer(load_script):
+  return load_script("benchmarks/render_results.py")
 
 
 def test_tables_are_those_of_the_results(renderer):
