@@ -326,6 +326,11 @@ class TrainConfig:
   box_loss_weight: float = field(
     1.0, "Weight of the box loss, relative to the classification loss.", not_negative
   )
+  balance_box_loss: bool = field(
+    False,
+    "Whether the box loss is scaled to the value that the classification loss has at the "
+    'step, before box_loss_weight is on it, as in Rank & Sort loss ("self-balancing").',
+  )
   box_loss_normalizer: str = field(
     "replica",
     "What the box loss is divided by. 'replica': the positives of the replica's own "

@@ -133,6 +133,9 @@ class TrainingStep:
       normalisation once.
     box_loss: name of a loss in losses.OFFSET_LOSSES or losses.BOX_LOSSES.
     box_loss_weight: weight of the box loss beside the classification loss.
+    balance_box_loss: whether the box loss is scaled to the classification loss's value
+      before that, by a factor without gradient, the self-balancing of Rank & Sort loss
+      (Oksuz et al., ICCV 2021).
     box_loss_normalizer: "replica": the box loss is a mean over the positive anchors of
       the replica's own batch, as in the authors' release. "global": over those of all
       replicas, so that the step is that of one replica with the whole batch.
@@ -158,6 +161,7 @@ class TrainingStep:
     accumulate_steps=1,
     box_loss="smooth_l1",
     box_loss_weight=1.0,
+    balance_box_loss=False,
     box_loss_normalizer="replica",
     weight_decay=0.0,
     decayed: Callable = lambda weight: True,
@@ -176,6 +180,7 @@ class TrainingStep:
     self._accumulate_steps = accumulate_steps
     self._box_loss = box_loss
     self._box_loss_weight = box_loss_weight
+    self._balance_box_loss = balance_box_loss
     self._box_loss_normalizer = box_loss_normalizer
     self._weight_decay = weight_decay
     self._decayed = decayed
@@ -385,7 +390,7 @@ class TrainingStep:
       tape.watch(outputs)
       classification = self._rank_classes(outputs, targets, is_positive)
       box = self._compare_boxes(outputs, targets, is_positive, box_divisor)
-      total = classification + self._box_loss_weight * box
+      total = classification + self._weigh_boxes(classification, box) * box
     means = {
       "total_loss": total,
       self._classification.name: classification,
@@ -396,6 +401,14 @@ class TrainingStep:
       "objects_without_anchor": tf.cast(targets.num_unmatched_objects, tf.float32),
     }
     return Scalars(means, sums), tape.gradient(total, outputs)
+
+  def _weigh_boxes(self, classification, box):
+    """The weight of the box loss in the total one."""
+    if not self._balance_box_loss:
+      return self._box_loss_weight
+    return self._box_loss_weight * tf.stop_gradient(
+      tf.math.divide_no_nan(classification, box)
+    )
 
   def _rank_classes(self, outputs, targets, is_positive):
     class_logits, box_outputs = outputs

@@ -265,6 +265,7 @@ def make_step(
     accumulate_steps=train.accumulate_steps,
     box_loss=train.box_loss,
     box_loss_weight=train.box_loss_weight,
+    balance_box_loss=train.balance_box_loss,
     box_loss_normalizer=train.box_loss_normalizer,
     weight_decay=0.0 if is_decayed_by_optimizer else train.weight_decay,
     decayed=(

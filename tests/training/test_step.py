@@ -239,6 +239,19 @@ def test_box_loss_weight(by_hand, one_device):
   np.testing.assert_allclose(found, [1 - 0.1 * 3, 1 - 0.1 * 0.5], rtol=1e-5)
 
 
+def test_balanced_box_loss(by_hand, one_device):
+  """The box loss of 2 counts as 3, the classification loss, and then half of that."""
+  changes = {"train.box_loss_weight": 0.5, "train.balance_box_loss": True}
+  network, step = by_hand(
+    {"train.optimizer": "sgd", "train.weight_decay": 0.0, **changes}
+  )
+  logs = one_step(step, one_device, [make_batch(1)])
+  assert logs["total_loss"] == pytest.approx(3 + 0.5 * 3, rel=1e-5)
+  assert logs["box_loss"] == pytest.approx(2, rel=1e-5)
+  found = [network.kernel.numpy()[0], network.bias.numpy()[0]]
+  np.testing.assert_allclose(found, [1 - 0.1 * 3, 1 - 0.1 * 0.75 * 2], rtol=1e-5)
+
+
 def make_answers(anchors, seed=0):
   """(Outputs, Targets) of 2 images: random, with positive, ignored, background anchors."""
   rng = np.random.default_rng(seed)
