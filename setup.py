@@ -58,7 +58,7 @@ setup(
       f"onnx<1.18; {ADDONS_STACK}",
     ],
     "test": [
-      *("pytest", "pytest-xdist", "hypothesis"),
+      *("pytest", "pytest-xdist>=3.8", "hypothesis"),
       *SERVING,
       # For examples/kerashub_retinanet.py, which runs on Keras 3.
       f"keras-hub>=0.26; {NEWEST_STACK}",

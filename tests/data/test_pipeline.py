@@ -272,6 +272,7 @@ def test_the_order_is_that_of_a_shuffle_a_pass():
   assert pipeline.images_at(7, 9, 3, seed=5) == expected[9:12]
 
 
+@pytest.mark.slow
 def test_a_service_makes_every_position_once(tmp_path):
   """Two workers; each picture of two passes just as this process makes it."""
   rng = np.random.default_rng(0)

@@ -66,6 +66,7 @@ def test_policy_is_as_before(make_config):
   assert tf.keras.mixed_precision.global_policy().name == "float32"
 
 
+@pytest.mark.slow
 def test_a_run_learns_and_is_used_in_float32(make_config, tmp_path):
   changes = {"train.precision": "bfloat16", "train.jit_compile": "always"}
   changes["train.epochs"] = 1

@@ -94,6 +94,7 @@ def test_validation_judged_the_averages(run):
   assert found == pytest.approx(record["best"]["metrics"], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_training_goes_on_as_if_it_had_not_stopped(make_config, run, tmp_path):
   """Weights are as without averages, which change nothing but what is judged."""
   plain = str(tmp_path / "plain")

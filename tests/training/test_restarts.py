@@ -112,6 +112,7 @@ def assert_rates_of_schedule(model_dir, learning_rate=0.003, epochs=4, batches=(
 class TestTheClock:
   """Finding: the rate was 0, or never reached 0, for all remaining epochs."""
 
+  @pytest.mark.slow
   def test_two_replicas_then_one(
     self, base, make_strategy, tmp_path, monkeypatch, said
   ):
@@ -138,6 +139,7 @@ class TestTheClock:
     assert record["replicas"] == 1
     assert record["changes"] == [{"step": 4, "changes": {"replicas": [2, 1]}}]
 
+  @pytest.mark.slow
   def test_another_batch_size(self, base, run_dir, make_strategy):
     config = base({"train.batch_size": 8})
     trainer.train(config, run_dir, strategy=make_strategy(1))

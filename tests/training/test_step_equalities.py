@@ -97,7 +97,9 @@ def plain(run_steps):
 
 
 class TestSixSteps:
-  @pytest.mark.parametrize("jit_compile", ["never", "always"])
+  @pytest.mark.parametrize(
+    "jit_compile", ["never", pytest.param("always", marks=pytest.mark.slow)]
+  )
   def test_in_pieces(self, run_steps, plain, jit_compile):
     weights, losses, _ = run_steps(
       6, changes={"train.jit_compile": jit_compile}, in_pieces=True
@@ -147,7 +149,7 @@ class TestOneRankingOfTheWholeBatch:
     ("replicas", "accumulate_steps", "jit_compile"),
     [
       (1, 4, "never"),
-      (2, 2, "never"),
+      pytest.param(2, 2, "never", marks=pytest.mark.slow),
       pytest.param(2, 1, "never", marks=pytest.mark.slow),
       pytest.param(1, 4, "always", marks=pytest.mark.slow),
       pytest.param(2, 2, "always", marks=pytest.mark.slow),
@@ -162,6 +164,7 @@ class TestOneRankingOfTheWholeBatch:
     assert difference(weights, whole[0]) <= NOISE
     np.testing.assert_allclose(losses, whole[1], rtol=1e-5)
 
+  @pytest.mark.slow
   def test_batches_have_the_masks_of_as_many_replicas(self, run_steps, random_backbone):
     """The same in both passes, and of their own: as two replicas draw them."""
     changes = {**TOGETHER, "model.backbone": random_backbone}
