@@ -38,7 +38,8 @@ _LOSSES = {
   "ohem_cross_entropy": "ohem_cross_entropy_loss",
   "quality_focal": "quality_focal_loss",
 }
-_BOX_LOSSES = ("smooth_l1", "giou")
+# Box loss -> losses of the classes that are compared with it.
+_BESIDE = {"smooth_l1": tuple(_LOSSES), "giou": ("ap", "focal", "rank_and_sort")}
 _SEEDS = (0, 1, 2)
 
 
@@ -67,8 +68,8 @@ def _stages(*rates):
 
 _ON_SHAPES = tuple(
   Row(f"{name}-{box_loss}", {**_loss(name), "train.box_loss": box_loss})
-  for box_loss in _BOX_LOSSES
-  for name in _LOSSES
+  for box_loss, names in _BESIDE.items()
+  for name in names
 )
 _ON_BCCD = _losses("ap", "focal", "rank_and_sort", "quality_focal")
 _ON_VOC = _losses("ap", "focal")
@@ -106,7 +107,7 @@ _COMPARISONS = (
     minutes=3.5,
     overrides={"train.epochs": 3},
     tuning="tuning_shapes",
-    pairs=tuple((f"ap-{box_loss}", f"focal-{box_loss}") for box_loss in _BOX_LOSSES),
+    pairs=tuple((f"ap-{box_loss}", f"focal-{box_loss}") for box_loss in _BESIDE),
   ),
   Experiment(
     name="tuning_bccd",
@@ -143,6 +144,23 @@ _COMPARISONS = (
     overrides={"train.epochs": 30, "train.validate_every_epochs": 3},
     tuning="tuning_bccd",
     pairs=(("ap", "focal"),),
+  ),
+  Experiment(
+    name="box_weight_bccd",
+    question=(
+      "Whether a box loss of weight 1 gets too little beside either loss: as it is, and "
+      "scaled to the value of the classification loss at every step."
+    ),
+    dataset="bccd",
+    rows=tuple(
+      Row(f"{name}-{label}", {**_loss(name), "train.balance_box_loss": is_balanced})
+      for name in ("ap", "focal")
+      for label, is_balanced in (("weight1", False), ("balanced", True))
+    ),
+    seeds=_SEEDS,
+    minutes=4,
+    overrides={"train.epochs": 10},
+    pairs=(("ap-weight1", "focal-weight1"), ("ap-balanced", "focal-balanced")),
   ),
   Experiment(
     name="tuning_voc07",
@@ -307,7 +325,7 @@ _IMBALANCE = Experiment(
     for name in ("ap", "focal", "rank_and_sort", "ohem_cross_entropy")
   ),
   seeds=_SEEDS,
-  minutes=12,
+  minutes=16,
   overrides={
     "train.epochs": 3,
     "data.shapes_train_images": 2000,
