@@ -121,6 +121,9 @@ class RankingLoss:
       weights = _to_weights(sample_weight, getattr(y_pred, "_keras_mask", None), labels)
       if weights is not None:
         arguments["weights"] = weights
+      if not tf.executing_eagerly() and tf.distribute.in_cross_replica_context():
+        # Keras 3 asks for the shape of the loss, in a graph that is never run.
+        arguments["ranking_scope"] = "replica"
       loss = self.function(logits, labels, **arguments)
       return loss / tf.distribute.get_strategy().num_replicas_in_sync
 

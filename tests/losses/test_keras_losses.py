@@ -176,7 +176,7 @@ def test_replicas_with_the_same_data_make_the_update_of_one(keras, make_strategy
   points, labels = points_and_labels()
   data = tf.data.Dataset.from_tensor_slices(
     (np.tile(points, [2, 1]), np.tile(labels, 2))
-  ).batch(128)
+  ).batch(128, drop_remainder=True)
   with make_strategy(2).scope():
     model = compiled_model(keras, losses.APLoss())
   value, gradient = ap_loss_of(model, points, labels, 1.0)
@@ -184,6 +184,25 @@ def test_replicas_with_the_same_data_make_the_update_of_one(keras, make_strategy
   (said,) = model.fit(data, verbose=0).history["loss"]
   np.testing.assert_allclose(said, value, rtol=1e-6)
   # From weights of 0, at a rate of 1.
+  np.testing.assert_allclose(model.get_weights()[0], -gradient, rtol=1e-5)
+
+
+@in_every_keras
+def test_replicas_rank_all_data_together(keras, make_strategy):
+  points, labels = points_and_labels()
+  data = tf.data.Dataset.from_tensor_slices((points, labels)).batch(
+    64,
+    drop_remainder=True,  # the loss of a known size is traced ten times as fast
+  )
+  with make_strategy(2).scope():
+    model = compiled_model(
+      keras, losses.APLoss(ranking_scope="global", jit_compile=False)
+    )
+  value, gradient = ap_loss_of(model, points, labels, 1.0)
+  halves = [ap_loss_of(model, points[h::2], labels[h::2], 1.0)[0] for h in (0, 1)]
+  assert abs(value - np.mean(halves)) > 0.01  # what rankings of their own would say
+  (said,) = model.fit(data, verbose=0).history["loss"]
+  np.testing.assert_allclose(said, value, rtol=1e-6)
   np.testing.assert_allclose(model.get_weights()[0], -gradient, rtol=1e-5)
 
 
