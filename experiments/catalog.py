@@ -159,7 +159,7 @@ _COMPARISONS = (
     ),
     seeds=_SEEDS,
     minutes=4,
-    overrides={"train.epochs": 10},
+    overrides={"train.epochs": 10, "train.box_loss_weight": 1.0},
     pairs=(("ap-weight1", "focal-weight1"), ("ap-balanced", "focal-balanced")),
   ),
   Experiment(
