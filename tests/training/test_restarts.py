@@ -145,7 +145,8 @@ class TestTheClock:
     trainer.train(config, run_dir, strategy=make_strategy(1))
     assert_rates_of_schedule(run_dir, batches=[4] * 8 + [8] * 4)
 
-  @pytest.mark.parametrize("images", [8, pytest.param(32, marks=pytest.mark.slow)])
+  @pytest.mark.slow
+  @pytest.mark.parametrize("images", [8, 32])
   def test_another_number_of_images(self, base, run_dir, make_strategy, images, said):
     """Of data that may change in number, such as a folder that pictures are added to."""
     saved = base({"data.shapes_train_images": images})

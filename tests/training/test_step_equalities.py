@@ -107,6 +107,7 @@ class TestSixSteps:
     assert difference(weights, plain[0]) <= NOISE
     np.testing.assert_allclose(losses, plain[1], rtol=1e-5)
 
+  @pytest.mark.slow
   def test_several_in_one_call(self, run_steps, plain):
     """To the bit, here; the graph of three steps may be rewritten otherwise elsewhere."""
     weights, losses, _ = run_steps(6, changes={"train.jit_compile": "never"}, at_once=3)
@@ -122,6 +123,7 @@ class TestSixSteps:
     np.testing.assert_allclose(losses, losses_of_two, rtol=1e-5)
     assert difference(one, plain[0]) <= NOISE  # of one replica, global is its own
 
+  @pytest.mark.slow
   def test_replicas_own_count_differs(self, run_steps, plain):
     """As in the authors' release: what the test above would not be without "global"."""
     changes = {"train.jit_compile": "never", "train.box_loss_normalizer": "replica"}
