@@ -177,9 +177,7 @@ def _evaluate(model_dir, evaluation):
   from ap_detect.runs import model as model_lib
   from ap_detect.training import evaluation as evaluation_lib
 
-  restored = model_lib.restore(
-    model_dir, evaluation.checkpoint, averaged_weights=evaluation.averaged_weights
-  )
+  restored = model_lib.restore(model_dir)
   values = dataclasses.asdict(restored.config)
   values["data"].update(evaluation.data)
   config = config_lib.resolve(values)
@@ -192,7 +190,6 @@ def _evaluate(model_dir, evaluation):
     "images": found.num_images,
     "objects": sum(found.num_objects.values()),
     "checkpoint": os.path.basename(restored.checkpoint),
-    "weights": "averaged" if restored.has_averages else "as trained",
     **found.metrics,
     **bootstrap.figures(found.matches),
     "per_class": found.per_class,

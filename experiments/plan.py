@@ -24,15 +24,11 @@ class Evaluation(NamedTuple):
   Attributes:
     name: of its figures.
     split: of the dataset.
-    checkpoint: see runs.folder.find_checkpoint.
-    averaged_weights: whether averages are used, where the run keeps them.
     data: fields of the config's `data` that differ in it.
   """
 
   name: str
   split: str
-  checkpoint: str = ""
-  averaged_weights: bool = True
   data: dict[str, Any] = {}  # noqa: RUF012  never changed
 
 

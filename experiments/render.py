@@ -195,10 +195,9 @@ def _metrics_table(name, of_rows, experiment):
       cells.append(_spread(last, digits=3) if last else "diverged")
     lines.append(_line((row, *cells, len(of_row))))
   first = next(iter(of_rows.values()))[0]["metrics"][name]
-  weights = "" if first["weights"] == "as trained" else ", averaged weights"
   return (
     f"Evaluation {name}: split {first['split']}, {first['images']} images, "
-    f"{first['objects']} objects{weights}.\n\n" + "\n".join(lines)
+    f"{first['objects']} objects.\n\n" + "\n".join(lines)
   )
 
 

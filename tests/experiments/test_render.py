@@ -45,7 +45,7 @@ def experiments(tmp_path):
 def write(experiments, run, ap):
   """A run whose figures are ap, ap + 0.01, ..."""
   figures = {name: ap + place / 100 for place, name in enumerate(FIGURES)}
-  what = {"split": "val", "images": 9, "objects": 30, "weights": "as trained"}
+  what = {"split": "val", "images": 9, "objects": 30}
   result = {
     **provenance.describe("shared"),
     "run": run.name,
