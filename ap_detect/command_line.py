@@ -439,10 +439,14 @@ def _is_list_of_names(argument):
 def _names_literal(flag, value):
   """cat,dog as ('cat', 'dog'), which ml_collections takes for one name."""
   try:
-    ast.literal_eval(value)
-    return value
+    literal = ast.literal_eval(value)
   except (SyntaxError, ValueError):
-    pass
+    literal = None
+  # 0,1,2 are names too.
+  if isinstance(literal, (str, tuple, list)) and all(
+    isinstance(name, str) for name in literal
+  ):
+    return value
   if re.search(r"""[()\[\]'"]""", value):
     sys.exit(
       f"error: {flag}={value} is no list of names; write {flag}=cat,dog or, where a "

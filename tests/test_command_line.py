@@ -242,6 +242,8 @@ class TestListsOfNames:
       ([f"{CLASS_NAMES}="], ()),
       ([f"{CLASS_NAMES}=('cat', 'dog')"], ("cat", "dog")),
       ([f"{CLASS_NAMES}=('cat, tabby',)"], ("cat, tabby",)),
+      ([f"{CLASS_NAMES}=0,1,2"], ("0", "1", "2")),
+      ([f"{CLASS_NAMES}=7"], ("7",)),
       ([f"{CLASS_NAMES}=cow", f"{CLASS_NAMES}=cat,dog"], ("cat", "dog")),
     ],
   )

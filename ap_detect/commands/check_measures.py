@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import concurrent.futures
 import os
 from typing import NamedTuple
 
@@ -11,7 +10,8 @@ import numpy as np
 
 from ap_detect import anchor_coverage
 from ap_detect import config as config_lib
-from ap_detect.data import image_headers, summary
+from ap_detect.data import summary
+from ap_detect.data.readers.listing import Listing
 from ap_detect.data.records import DetectionDataset
 from ap_detect.models import retinanet
 
@@ -242,34 +242,27 @@ def find_uncovered(findings: Findings) -> list[Uncovered]:
 
 
 def _count_orientations(records):
-  paths = [record.image for record in records if isinstance(record.image, str)]
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    found = collections.Counter(pool.map(_read_orientation, paths))
+  found = collections.Counter(
+    record.header.orientation for record in records if record.header
+  )
   return {value: found[value] for value in sorted(found) if value != 1}
 
 
-def _read_orientation(path):
-  try:
-    with open(path, "rb") as file:
-      return image_headers.read_header(file).orientation
-  except (OSError, ValueError):  # lost since it was checked
-    return 1
-
-
 def _find_unused_images(root, datasets):
+  if not root:
+    return []
   used = {
     os.path.realpath(record.image)
     for dataset in datasets
     for record in dataset.records
     if isinstance(record.image, str)
   }
-  return sorted(
-    os.path.relpath(path, root)
-    for folder, _, names in os.walk(root)
-    for path in (os.path.join(folder, name) for name in names)
-    if path.lower().endswith(image_headers.ENDINGS)
-    and os.path.realpath(path) not in used
-  )
+  listing = Listing(root)
+  return [
+    listing.relative(path)
+    for path in listing.images
+    if os.path.realpath(path) not in used
+  ]
 
 
 def _size(boxes):

@@ -3,6 +3,8 @@
 ap_detect export --model_dir=... [--export_dir=...] [--format=onnx|tflite]
 """
 
+import re
+
 from absl import flags
 
 from ap_detect import command_line
@@ -27,6 +29,11 @@ MODEL_NAME = flags.DEFINE_string(
   "",
   "Name that clients ask a server for; default: that of export_dir or, where that is the "
   "run's own, of model_dir.",
+)
+flags.register_validator(
+  MODEL_NAME,
+  lambda name: re.fullmatch(r"[\w.-]*", name, re.ASCII),
+  "letters, digits, '_', '-' and '.' are allowed, for it stands in addresses",
 )
 VERSION = flags.DEFINE_integer(
   "version",

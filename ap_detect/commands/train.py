@@ -5,6 +5,7 @@ ap_detect train [--config=...] [--model_dir=...] [--config.<section>.<field>=<va
 Ends with COCO's figures on the validation split and the next commands to type.
 """
 
+import shlex
 import sys
 
 from absl import flags
@@ -65,13 +66,14 @@ def main(_):
     workers.Workers(strategy).leave()
   if not cluster.is_chief:
     return
+  run = shlex.quote(model_dir)
   print(
     f"run          {model_dir}/\n\nNext:\n"
-    f"  tensorboard --logdir={model_dir}/tensorboard\n"
-    f"  ap_detect evaluate --model_dir={model_dir}\n"
-    f"  ap_detect export --model_dir={model_dir} --export_dir={model_dir}/export\n"
-    f"  ap_detect predict --model_dir={model_dir}"
-    f" --output_dir={model_dir}/predictions {samples or 'IMAGE_OR_FOLDER ...'}"
+    f"  tensorboard --logdir={run}/tensorboard\n"
+    f"  ap_detect evaluate --model_dir={run}\n"
+    f"  ap_detect export --model_dir={run} --export_dir={run}/export\n"
+    f"  ap_detect predict --model_dir={run} --output_dir={run}/predictions "
+    f"{shlex.quote(samples) if samples else 'IMAGE_OR_FOLDER ...'}"
   )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 
 import tensorflow as tf
 
@@ -72,12 +73,17 @@ def open_run(
 
 
 def default_model_name(model_dir, export_dir):
-  """Name of a served model: of its folder, or of the run whose own folder that is."""
+  """Name of a served model: of its folder, or of the run whose own folder that is.
+
+  It stands in addresses and commands: what needs quotes there becomes "_".
+  """
   own = os.path.join(model_dir, "export")
   path = (
     model_dir if os.path.abspath(export_dir) == os.path.abspath(own) else export_dir
   )
-  return os.path.basename(os.path.abspath(path))
+  return re.sub(
+    r"[^\w.-]+", "_", os.path.basename(os.path.abspath(path)), flags=re.ASCII
+  )
 
 
 def _own_version():

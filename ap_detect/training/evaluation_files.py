@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from ap_detect.runs import memory as memory_lib
 from ap_detect.runs import model as model_lib
 from ap_detect.runs import workers as workers_lib
 from ap_detect.training import evaluation as evaluation_lib
+
+# Of an image's id, in the name of its picture.
+_ID_LENGTH = 80
 
 
 def evaluate_run(
@@ -259,8 +263,12 @@ def _write_unjudged(folder, split, dataset, found):
   )
   if not dataset.ignored_are_crowds:
     name = os.path.basename(split.partition("@")[0])
-    files = submissions.write_comp4(folder, name, dataset, results)
-    print(f"for VOC      {files[0]} and {len(files) - 1} more")
+    try:
+      paths = submissions.write_comp4(folder, name, dataset, results)
+    except ValueError as error:
+      print(f"for VOC      not written: {error}")
+      return
+    print(f"for VOC      {paths[0]} and {len(paths) - 1} more")
 
 
 def _write_detections(folder, results):
@@ -273,7 +281,8 @@ def _write_detections(folder, results):
 def _write_pictures(folder, pairs, class_names, shown):
   """Writes `draw_comparison` of (ImageRecord, ImageDetections) pairs."""
   os.makedirs(folder, exist_ok=True)
-  for record, image in pairs:
+  for number, (record, image) in enumerate(pairs, start=1):
     comparison = draw_comparison(record, image, class_names, shown)
-    name = str(record.image_id).replace("/", "_")  # of joined splits, see splits.join
-    files.write_png(os.path.join(folder, f"{name}.png"), comparison)
+    # An id may be a whole address, and two may differ in signs alone.
+    name = re.sub(r"[^\w.-]+", "_", str(record.image_id))[-_ID_LENGTH:]
+    files.write_png(os.path.join(folder, f"{number:02d}_{name}.png"), comparison)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import zipfile
 from typing import Any, NamedTuple
 
@@ -131,7 +132,8 @@ class Keeper:
         write(path, collected)
     except (OSError, ValueError, tf.errors.OpError) as error:
       return f"Its batch could not be kept: {errors.describe(error)}"
-    return f"To see which tensor was the first: ap_detect debug_batch {path}"
+    command = f"ap_detect debug_batch {shlex.quote(path)}"
+    return f"To see which tensor was the first: {command}"
 
   def _collect(self, clock, weights_at, numbers):
     batch = self._read_batch(clock.position)

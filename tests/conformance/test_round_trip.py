@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -91,7 +92,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-  return tmp_path_factory.mktemp("round_trip")
+  return tmp_path_factory.mktemp("round trip")
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +116,14 @@ def killed(folder):
 def test_training_says_what_comes_next(uninterrupted):
   model_dir, stdout = uninterrupted
   assert "Average Precision  (AP)" in stdout
-  for part in ("tensorboard --logdir=", "ap_detect evaluate", "ap_detect export"):
-    assert part in stdout
-  assert str(model_dir) in stdout
+  commands = map(shlex.split, stdout.partition("Next:\n")[2].splitlines())
+  board, *others = commands
+  assert board == ["tensorboard", f"--logdir={model_dir}/tensorboard"]
+  assert [command[:2] for command in others] == [
+    ["ap_detect", name] for name in ("evaluate", "export", "predict")
+  ]
+  for command in others:
+    assert command[2] == f"--model_dir={model_dir}"
 
 
 def test_killed_run_ends_as_if_nothing_had_been(uninterrupted, killed):

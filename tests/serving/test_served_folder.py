@@ -218,7 +218,13 @@ def test_a_run_is_opened_with_its_calibration(trained_run):
 
 @pytest.mark.parametrize(
   ("export_dir", "name"),
-  [("runs/mine/export", "mine"), ("served/dogs/", "dogs"), ("runs/mine", "mine")],
+  [
+    ("runs/mine/export", "mine"),
+    ("served/dogs/", "dogs"),
+    ("runs/mine", "mine"),
+    ("served/my dogs", "my_dogs"),
+    ("served/chiots à moi", "chiots_moi"),
+  ],
 )
 def test_name_of_the_model(export_dir, name):
   assert from_run.default_model_name("runs/mine/", export_dir) == name

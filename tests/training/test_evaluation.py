@@ -223,7 +223,7 @@ class TestEvaluateRun:
 
   def test_pictures(self, evaluated):
     pictures = os.listdir(os.path.join(evaluated[0], "eval", "val", "pictures"))
-    assert sorted(pictures) == ["1.png", "2.png", "3.png"]  # num_pictures of 4
+    assert sorted(pictures) == ["01_1.png", "02_2.png", "03_3.png"]  # num_pictures of 4
 
   def test_other_split_and_checkpoint(self, evaluated, capsys):
     model_dir, on_val = evaluated
@@ -247,7 +247,9 @@ class TestEvaluateRun:
     shutil.copytree(trained_run, model_dir)
     os.remove(os.path.join(model_dir, "best.json"))
     evaluation_files.evaluate_run(model_dir)
-    assert os.path.exists(os.path.join(model_dir, "eval", "val", "pictures", "1.png"))
+    assert os.path.exists(
+      os.path.join(model_dir, "eval", "val", "pictures", "01_1.png")
+    )
 
 
 @pytest.mark.parametrize("is_calibrated", [True, False])

@@ -82,7 +82,25 @@ def test_voc_data(evaluate):
   assert 0 < metrics["voc"]["area"]["AP50"] < 1
   assert "VOC 2007, 11 points" in printed
   pictures = sorted(os.listdir(os.path.join(folder, "pictures")))
-  assert pictures == ["p_1.png", "p_2.png", "p_3.png"]
+  assert pictures == ["01_p_1.png", "02_p_2.png", "03_p_3.png"]
+
+
+def test_ids_that_are_no_names_of_files(evaluate):
+  """Addresses, say: of pictures only the end counts, and VOC's files are not written."""
+  data = shapes.make_shapes("val", num_images=4)
+  ids = [f"https://bucket/{'long' * 99}/{name}" for name in ("a_b", "a b", "a/b", "c")]
+  records = tuple(
+    dataclasses.replace(record, image_id=name)
+    for record, name in zip(data.records, ids)
+  )
+  data = dataclasses.replace(data, records=records, ignored_are_crowds=False)
+  _, folder, _ = evaluate(data)
+  pictures = sorted(os.listdir(os.path.join(folder, "pictures")))
+  assert len(pictures) == 3 and all(name.endswith("g_a_b.png") for name in pictures)
+  assert all(len(name) < 100 for name in pictures)
+  _, folder, printed = evaluate(without_labels(data))
+  assert not any("comp4" in name for name in os.listdir(folder))
+  assert "for VOC      not written: image ids must have no white space" in printed
 
 
 def test_coco_data_have_charts_and_no_figures_of_voc(evaluate):

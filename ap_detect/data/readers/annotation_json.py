@@ -6,28 +6,29 @@ import contextlib
 import json
 import mmap
 import re
-from typing import IO, Any
+from typing import Any
+
+from ap_detect.data.readers import text_files
 
 
-def load(file: IO[str]) -> Any:
-  """As json.load, but objects have no "segmentation" where they have a box.
+def loads(text: str) -> Any:
+  """As json.loads, but objects have no "segmentation" where they have a box.
 
   Polygons and masks take most of the memory that COCO's files need, and a detector needs
   them only where nothing else says where an object is.
 
   Args:
-    file: open text file.
+    text: of a file.
 
   Raises:
     ValueError: it is no valid JSON.
     RecursionError: it is nested too deeply.
 
   Example:
-    >>> import io
-    >>> load(io.StringIO('{"bbox": [0, 0, 2, 3], "segmentation": [[0, 0, 2, 0, 2, 3]]}'))
+    >>> loads('{"bbox": [0, 0, 2, 3], "segmentation": [[0, 0, 2, 0, 2, 3]]}')
     {'bbox': [0, 0, 2, 3]}
   """
-  return json.load(file, object_hook=_without_polygons)
+  return json.loads(text, object_hook=_without_polygons)
 
 
 def _without_polygons(item):
@@ -88,11 +89,13 @@ def read_categories(path: str) -> list[Any]:
 
 @contextlib.contextmanager
 def _map(path):
-  """A file's bytes, read as they are asked for; ValueError where it is empty."""
+  """A file's text as UTF-8, read as it is asked for; ValueError where it is empty."""
   with open(path, "rb") as file:
     content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
   with content:
-    yield content
+    # Only of UTF-16 and UTF-32 a JSON text has such bytes at its start.
+    is_wide = b"\0" in content[:4]
+    yield text_files.decode(content[:]).encode() if is_wide else content
 
 
 def _decode_list(content, start):

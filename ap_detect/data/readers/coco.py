@@ -18,6 +18,7 @@ from ap_detect.data.readers import (
   image_files,
   image_lists,
   split_names,
+  text_files,
 )
 from ap_detect.data.readers.listing import Listing
 from ap_detect.data.records import DataError
@@ -126,7 +127,7 @@ def read_coco(
       listing, file, entries, annotation_entries, find_image
     )
   notes = image_files.Notes()
-  annotated, faults = _read_images(entries, find_image, file.path, notes)
+  annotated, faults = _read_images(listing, entries, find_image, file.path, notes)
   class_ids = {name: number for number, name in enumerate(chosen, 1)}
   faults += _read_annotations(annotation_entries, annotated, class_ids, names, notes)
   faults = list_faults + [f"{source}: {fault}" for fault in faults]
@@ -219,8 +220,7 @@ _ANNOTATIONS = (
 def _read_json(path, source):
   """The file's content, with the lists that every COCO file of its kind has."""
   try:
-    with open(path, encoding="utf-8-sig") as file:
-      content = annotation_json.load(file)
+    content = annotation_json.loads(text_files.read(path))
   except (OSError, ValueError, RecursionError) as error:
     raise DataError([f"{source}: cannot be read as JSON: {error}"]) from error
   if not isinstance(content, dict):
@@ -342,10 +342,10 @@ def _annotations_of(taken, images, annotations):
 
   One that names no image of the file stays, to be found faulty.
   """
-  left_out = {str(item.get("id")) for _, item in images}
-  left_out -= {str(item.get("id")) for _, item in taken}
+  left_out = {_key(item.get("id")) for _, item in images}
+  left_out -= {_key(item.get("id")) for _, item in taken}
   return [
-    entry for entry in annotations if str(entry[1].get("image_id")) not in left_out
+    entry for entry in annotations if _key(entry[1].get("image_id")) not in left_out
   ]
 
 
@@ -360,6 +360,11 @@ def _take_part(listing, file, images, annotations, find_image):
 
   taken = list(filter(is_of_part, images))
   return taken, _annotations_of(taken, images, annotations)
+
+
+def _file_name(item):
+  is_unnamed = "file_name" not in item and "coco_url" in item
+  return _get(item, "coco_url" if is_unnamed else "file_name", (str,))
 
 
 def _image_names(item):
@@ -396,8 +401,7 @@ def _make_finder(listing, file, entries):
   folder = max(choices, key=count)
 
   def find(item):
-    is_unnamed = "file_name" not in item and "coco_url" in item
-    name = _get(item, "coco_url" if is_unnamed else "file_name", (str,))
+    name = _file_name(item)
     is_inside = name and "\0" not in name and not folders.leaves_folder(name)
     if is_inside and os.path.lexists(os.path.join(folder, name)):
       return listing.check_inside(os.path.join(folder, name))
@@ -409,22 +413,32 @@ def _make_finder(listing, file, entries):
   return find
 
 
-def _read_images(entries, find_image, path, notes):
-  """(dict of an id as text to image_files.AnnotatedImage, faults).
+def _read_images(listing, entries, find_image, path, notes):
+  """(dict of the _key of an id to image_files.AnnotatedImage, faults).
 
   A file that several entries name is one image, which has the annotations of all.
   """
   annotated: dict[str, image_files.AnnotatedImage] = {}
   by_path: dict[str, image_files.AnnotatedImage] = {}
   faults = []
-  readers = [functools.partial(_read_image_id, annotated), find_image, _read_size]
-  for number, item in entries:
-    (image_id, image_path, size), reasons = image_files.read_parts(item, readers)
+  found = [image_files.read_parts(item, [find_image]) for _, item in entries]
+  strays = listing.find_strays(
+    (_file_name(item), path) if path and listing.find(path) else ("", None)
+    for (_, item), ((path,), _) in zip(entries, found)
+  )
+  readers = [functools.partial(_read_image_id, annotated), _read_size]
+  for place, (number, item) in enumerate(entries):
+    (image_id, size), reasons = image_files.read_parts(item, readers)
+    (image_path,), path_reasons = found[place]
+    reasons += path_reasons
+    if place in strays:
+      image_path = None
+      reasons.append(strays[place])
     label = f"images[{number}]" if image_id is None else f"image {image_id}"
     faults += [f"{label} {reason}" for reason in reasons]
     if image_id is None:
       # What is annotated by an id that two images have may be in either.
-      first = annotated.get(str(_as_id(item.get("id"))))
+      first = annotated.get(_key(item.get("id")))
       if first is not None:
         first.faulty = True
       continue
@@ -435,7 +449,7 @@ def _read_images(entries, find_image, path, notes):
     if first is not image:
       notes.add("images are listed again, and are one with the first", label)
       first.faulty |= image.faulty
-    annotated[str(image_id)] = first
+    annotated[_key(image_id)] = first
   return annotated, faults
 
 
@@ -472,7 +486,7 @@ def _read_annotations(entries, annotated, class_ids, names, notes):
       box_xywh=_own_box(item, box),
     )
     # Of an image that is listed again the annotations are often repeated too.
-    if str(_as_id(item["image_id"])) != str(image.image_id) and any(
+    if _key(item["image_id"]) != _key(image.image_id) and any(
       (other.box, other.class_id, other.ignored) == (box, class_id, crowd)
       for other in image.objects
     ):
@@ -516,13 +530,13 @@ def _read_image_id(known, item):
   identity = _as_id(item.get("id"))
   if identity is None:
     raise ValueError(f"has id {item.get('id')!r:.80}, neither a number nor a text")
-  if str(identity) in known:
+  if _key(identity) in known:
     raise ValueError(f"has id {identity}, which an earlier one has too")
   return identity
 
 
 def _read_name(item):
-  return _get(item, "name", (str,))
+  return str(_get(item, "name", (str, int)))
 
 
 def _read_size(item):
@@ -536,11 +550,11 @@ def _read_size(item):
 
 
 def _read_image(annotated, item):
-  image_id = _as_id(item.get("image_id"))
-  if image_id is None or str(image_id) not in annotated:
+  key = _key(item.get("image_id"))
+  if key not in annotated:
     given = item.get("image_id")
     raise ValueError(f"names image {given!r:.80}, which is not in the file")
-  return annotated[str(image_id)]
+  return annotated[key]
 
 
 def _read_class(class_ids, names, item):
@@ -664,6 +678,12 @@ def _as_id(value):
     return value or None
   number = _as_number(value)
   return number if isinstance(number, int) else None
+
+
+def _key(value):
+  """What an id is told apart by, as text: 7, 7.0 and "000007" are one."""
+  text = str(_as_id(value))
+  return (text.lstrip("0") or "0") if text.isdecimal() else text
 
 
 def _is_number(value):

@@ -80,8 +80,15 @@ def read_csv(
     by_image, faults = _choose_images(by_image, image_list)
   annotated = []
   by_path: dict[str | None, image_files.AnnotatedImage] = {}
-  for file_name, lines in by_image.items():
-    image, reasons = _read_image(listing, path, file_name, lines, class_ids)
+  read = {
+    file_name: _read_image(listing, path, file_name, lines, class_ids)
+    for file_name, lines in by_image.items()
+  }
+  strays = listing.find_strays((name, image.path) for name, (image, _) in read.items())
+  for place, (image, reasons) in enumerate(read.values()):
+    if place in strays:
+      reasons.append(f"line {by_image[image.image_id][0][0]} {strays[place]}")
+      image.path, image.faulty = None, True
     if is_divided and image.path and listing.split_of(image.path) != name:
       continue
     faults += [f"{source}: {reason}" for reason in reasons]
@@ -157,8 +164,7 @@ def _choose_split(listing, files, split):
 def _read_header(path):
   """Names of the columns, in lower case."""
   try:
-    with open(path, "rb") as file:
-      line = text_files.decode(file.readline(_HEADER_BYTES))
+    line = text_files.read_start(path, _HEADER_BYTES).partition("\n")[0]
     cells = next(csv.reader([line], delimiter=_delimiter(line)), [])
     return [name.strip().lower() for name in cells]
   except (OSError, ValueError, csv.Error):

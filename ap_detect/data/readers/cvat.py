@@ -92,10 +92,14 @@ def read_cvat(
       notes.add("images are not read, for they are of no split", _name(image))
   counts = collections.Counter(_name(image) for image in chosen)
   annotated = []
-  for image in chosen:
+  strays = listing.find_strays((_name(image), image.path or None) for image in chosen)
+  for place, image in enumerate(chosen):
     is_single = counts[_name(image)] == 1
     source = listing.relative(image.source)
     item, reasons = _read_image(listing, image, class_ids, notes)
+    if place in strays:
+      reasons.append(f"image {_name(image)!r} {strays[place]}")
+      item.path, item.faulty = None, True
     item.image_id = _name(image) if is_single else f"{source}:{_name(image)}"
     faults += [f"{source}: {reason}" for reason in reasons]
     annotated.append(item)

@@ -42,6 +42,7 @@ _FIELDS = {
   "pixels, more than": "data.max_image_pixels is how many pixels an image may have",
   "which is not read; convert": "ap_detect write_tfrecords converts what Pillow reads, "
   "such as WebP and TIFF",
+  "a link that leaves": "data.root may be a folder that has what the links lead to too",
   "annotates an image that": "data.annotations is the folder that annotations are looked "
   "for in",
   "not in the list of classes": "data.class_names are the classes; where it is (), they "

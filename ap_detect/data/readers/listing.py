@@ -1,4 +1,4 @@
-"""The files of a dataset's folder, found once and without regard to case."""
+"""The files of a dataset's folder, found once and whatever the case of their names."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import collections
 import functools
 import os
 import re
+import unicodedata
 import urllib.parse
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ap_detect.data import image_headers
 from ap_detect.data.readers import folders, split_names
@@ -25,6 +27,27 @@ _MASK_NAMES = re.compile(
 
 # What the folder of a run has: the pictures in it are no data.
 _OWN_FILES = {"config.json", "classes.json", "checkpoints"}
+
+
+class _Named(NamedTuple):
+  """An image that was found for a name.
+
+  Attributes:
+    name: path or URL, as `find_image` takes it.
+    path: of the image.
+    num_agreeing: of the folders named, how many the path has too, from the end.
+    is_exact: whether the last parts are the same, with their endings.
+    has_folders: whether the name has any.
+  """
+
+  name: str
+  path: str
+  num_agreeing: int
+  is_exact: bool
+  has_folders: bool
+
+  def rank(self):
+    return self.num_agreeing, self.is_exact
 
 
 class Listing:
@@ -121,7 +144,7 @@ class Listing:
 
   def find(self, path: str) -> str | None:
     """The file, or the folder with files, that a path means; first in its own case."""
-    return path if path in self._paths else self._by_lower_path.get(path.lower())
+    return path if path in self._paths else self._by_fold.get(fold(path))
 
   @property
   def is_part(self) -> bool:
@@ -140,8 +163,8 @@ class Listing:
     return paths
 
   @functools.cached_property
-  def _by_lower_path(self) -> dict[str, str]:
-    return {path.lower(): path for path in sorted(self._paths, reverse=True)}
+  def _by_fold(self) -> dict[str, str]:
+    return {fold(path): path for path in sorted(self._paths, reverse=True)}
 
   @functools.cached_property
   def images(self) -> list[str]:
@@ -177,10 +200,10 @@ class Listing:
 
   @functools.cached_property
   def _images_by_name(self) -> dict[str, list[str]]:
-    """Images by their names in lower case, with and without ending."""
+    """Images by their folded names, with and without ending."""
     by_name: dict[str, list[str]] = collections.defaultdict(list)
     for path in self.images:
-      name = os.path.basename(path).lower()
+      name = fold(os.path.basename(path))
       by_name[name].append(path)
       by_name[os.path.splitext(name)[0]].append(path)
     return by_name
@@ -218,9 +241,7 @@ class Listing:
       ValueError: the image is a link that leads out of the folder.
     """
     parts, found = [], []
-    # A file may itself be called "50%20.jpg".
-    for text in (name, urllib.parse.unquote(_without_query(name))):
-      parts = re.split(r"[\\/]+", text.lower())
+    for parts in _readings(name):
       stem, ending = os.path.splitext(parts[-1])
       names = [parts[-1], *([stem] if ending in image_headers.ENDINGS else [])]
       found = next(filter(None, map(self._images_by_name.get, names)), [])
@@ -242,15 +263,71 @@ class Listing:
       )
     return found
 
+  def find_strays(self, named: Iterable[tuple[str, str | None]]) -> dict[int, str]:
+    """Which images that were found for names are not what these mean.
+
+    A name may be a path of another machine, so `find_image` asks no more of its folders
+    than to tell apart images that are there. But where names' folders agree with those
+    of their images, a name whose own do not agree at all is of an image that is missing;
+    and of different names that come to one image only the nearest can mean it.
+
+    Args:
+      named: (name, path of the image found for it, None for none).
+
+    Returns:
+      Place in `named` -> reason.
+    """
+    found = {
+      place: _Named(name, path, *self._agreement(name, path))
+      for place, (name, path) in enumerate(named)
+      if path is not None
+    }
+    are_folders_right = any(one.num_agreeing for one in found.values())
+    reasons: dict[int, str] = {}
+    by_path: dict[str, list[int]] = collections.defaultdict(list)
+    for place, one in found.items():
+      if are_folders_right and one.has_folders and not one.num_agreeing:
+        reasons[place] = (
+          f"names {one.name!r}: there is no such file; {self.relative(one.path)} is not "
+          "it, for it lies in no folder that is named, as the images of other names do"
+        )
+      else:
+        by_path[one.path].append(place)
+    for path, places in by_path.items():
+      best = max((found[place] for place in places), key=_Named.rank)
+      others = [p for p in places if not _is_same(found[p].name, best.name)]
+      # Nobody knows which of them is meant.
+      if any(found[place].rank() == best.rank() for place in others):
+        others = places
+      for place in others:
+        reasons[place] = (
+          f"names {found[place].name!r}: there is no such file but "
+          f"{self.relative(path)}, which {best.name!r} is as well or better"
+        )
+    return reasons
+
+  def _agreement(self, name, path):
+    """The rest of a _Named."""
+    *own, base = fold(path).split(os.sep)
+    counts = [
+      (_count_equal(reversed(parts[:-1]), reversed(own)), parts[-1] == base)
+      for parts in _readings(name)
+    ]
+    return (*max(counts), len(_readings(name)[0]) > 1)
+
   def _nearness(self, path, folders_named, near):
-    own = self.relative(path).lower().split(os.sep)[:-1]
-    near = self.relative(near) if near else ""
-    near_folders = near.lower().split(os.sep)[:-1]
+    own = fold(self.relative(path)).split(os.sep)[:-1]
+    near = fold(self.relative(near)) if near else ""
+    near_folders = near.split(os.sep)[:-1]
     return (
       _count_equal(reversed(folders_named), reversed(own)),
       self.split_of(path) == split_names.of_path(near),
       not any(map(_MASK_NAMES.fullmatch, own)),
-      _count_equal(near.lower().split(os.sep), own),
+      _count_equal(near.split(os.sep), own),
+      # annotations/a/b/1.xml and images/a/b/1.jpg
+      _count_equal(
+        reversed(_without_parts(near_folders)), reversed(_without_parts(own))
+      ),
       own == near_folders,
       any(map(_IMAGE_NAMES.fullmatch, own)),
     )
@@ -268,8 +345,49 @@ def is_below(path: str, top: str) -> bool:
   return not top or path == top or path.startswith(top.rstrip(os.sep) + os.sep)
 
 
+def fold(name: str) -> str:
+  """A name or path as it is compared: in lower case, accents as parts of their letters."""
+  return unicodedata.normalize("NFC", name).lower()
+
+
+def _readings(name: str) -> list[list[str]]:
+  """Folded parts of a path or URL that a file names, in the ways to read it."""
+  # A file may itself be called "50%20.jpg".
+  texts = dict.fromkeys((name, urllib.parse.unquote(_without_query(name))))
+  return [
+    [part for part in re.split(r"[\\/]+", fold(text)) if part not in ("", ".", "..")]
+    or [""]
+    for text in texts
+  ]
+
+
+def _is_same(one: str, other: str) -> bool:
+  """Whether two names are one: a path and the end of it, with or without an ending."""
+
+  def ends(first, second):
+    *folders_of, base = first
+    *rest, last = second
+    count = min(len(folders_of), len(rest))
+    are_alike = base in (last, os.path.splitext(last)[0])
+    return (
+      are_alike and folders_of[len(folders_of) - count :] == rest[len(rest) - count :]
+    )
+
+  return any(
+    ends(first, second) or ends(second, first)
+    for first in _readings(one)
+    for second in _readings(other)
+  )
+
+
 def _without_query(name: str) -> str:
   return name.partition("?")[0] if "://" in name else name
+
+
+def _without_parts(names: list[str]) -> list[str]:
+  """Folders without those named for a part of a dataset, such as "images"."""
+  kinds = (_PART_NAMES, _MASK_NAMES)
+  return [name for name in names if not any(kind.fullmatch(name) for kind in kinds)]
 
 
 def _count_equal(first: Iterable[str], second: Iterable[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 
 # Longer ones first, for UTF-32's begins as UTF-16's does.
 _MARKS = (
@@ -45,6 +46,17 @@ def decode(content: bytes, declared: str = "") -> str:
     except UnicodeDecodeError:
       pass  # as UTF-8 it may be right
   return content.decode("utf-8")
+
+
+def read_start(path: str, num_bytes: int) -> str:
+  """Text of the first bytes of a file, but for a character that they cut; as `read`."""
+  with open(path, "rb") as file:
+    content = file.read(num_bytes)
+  # No character has more than 4 bytes.
+  for length in range(len(content), len(content) - 3, -1):
+    with contextlib.suppress(ValueError):
+      return decode(content[:length])
+  return decode(content[: len(content) - 3])
 
 
 def read(path: str) -> str:

@@ -375,7 +375,7 @@ def _read_lists(listing, folder, name, notes, faults):
           f"{place}: {stem!r}, as line {first.rpartition(' ')[2]}",
         )
   entries = [
-    _Entry(stem, os.path.join(folder.annotations or folder.path, f"{stem}.xml"), None)
+    _Entry(stem, _annotation(listing, folder.annotations or folder.path, stem), None)
     for stem in first_places
   ]
   return _Found(
@@ -401,9 +401,10 @@ def _read_stem(line, folder, listing):
   for stem in dict.fromkeys(sorted(tails, key=lambda tail: -tail.count("/"))):
     if not stem or "\0" in stem or folders.leaves_folder(stem):
       continue
-    annotation = os.path.join(folder.annotations, f"{stem}.xml")
+    annotation = _annotation(listing, folder.annotations, stem)
     if folder.annotations and os.path.lexists(annotation):
-      return _without_link(stem, folder.annotations, listing)
+      listing.check_inside(annotation)
+      return stem
     if any(os.path.lexists(os.path.join(folder.images, stem + e)) for e in _EXTENSIONS):
       return stem
   stem = texts[-1]
@@ -411,10 +412,10 @@ def _read_stem(line, folder, listing):
   return stem
 
 
-def _without_link(stem, annotations, listing):
-  """The stem; ValueError where its annotation is a link that leads out."""
-  listing.check_inside(os.path.join(annotations, f"{stem}.xml"))
-  return stem
+def _annotation(listing, folder, stem):
+  """Path of the XML file of a stem, which may be written in another case."""
+  path = os.path.join(folder, f"{stem}.xml")
+  return path if os.path.lexists(path) else listing.find(path) or path
 
 
 def _pair(listing, paths):
@@ -533,7 +534,7 @@ def _find_image(listing, found, entry, named):
     path = listing.find_image(_stem(entry.annotation), near=entry.annotation)
     path = path or (named and listing.find_image(named, near=entry.annotation))
     if path:
-      return path
+      return _of_same_split(listing, path, entry.annotation)
     raise ValueError(
       f"has no image: none below {listing.root} has the name "
       f"{named or _stem(entry.annotation)!r}, or several have, in no nearer folder; "
@@ -552,6 +553,17 @@ def _find_image(listing, found, entry, named):
   if named:
     folders.path_inside(found.images, named, [os.path.realpath(found.images)])
   return os.path.join(found.images, named or names[0])
+
+
+def _of_same_split(listing, image, annotation):
+  """The image; ValueError where the folders of the two are of different splits."""
+  own, other = listing.split_of(annotation), listing.split_of(image)
+  if own and other and own != other:
+    raise ValueError(
+      f"is in a folder of split {own!r}, but the only image of its name in one of "
+      f"{other!r}: {listing.relative(image)}"
+    )
+  return image
 
 
 def _advise(annotated, faults, one_based_inclusive):

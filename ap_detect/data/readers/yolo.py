@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from ap_detect.data.readers import image_files, image_lists, split_names, text_files
-from ap_detect.data.readers.listing import Listing, is_below
+from ap_detect.data.readers.listing import Listing, fold, is_below
 from ap_detect.data.records import DataError
 
 # What a YAML file calls its splits.
@@ -110,6 +110,9 @@ def read_yolo(
     _read_image(listing, labels, image_id, path, source, class_ids, faults, notes)
     for image_id, path in images.items()
   ]
+  if image_list is None:
+    for path in labels.without_image(image.annotation for image in annotated):
+      notes.add("text files of boxes have no image", listing.relative(path))
   return image_files.make_dataset(
     annotated,
     faults,
@@ -347,7 +350,7 @@ def _read_list(listing, path):
     lines = text_files.read(listing.check_inside(path)).splitlines()
   except (OSError, ValueError) as error:
     raise DataError([f"{listing.relative(path)}: cannot be read: {error}"]) from error
-  paths = []
+  named: dict[int, tuple[str, str]] = {}
   for number, line in enumerate(map(str.strip, lines), start=1):
     if not line:
       continue
@@ -359,12 +362,24 @@ def _read_list(listing, path):
           f"{listing.root}, or several have its name"
         ]
       )
-    paths.append(image)
-  return paths
+    named[number] = line, image
+  strays = listing.find_strays(named.values())
+  if strays:
+    raise DataError(
+      [
+        f"{listing.relative(path)}: line {number} {strays[place]}"
+        for place, number in enumerate(named)
+        if place in strays
+      ]
+    )
+  return [image for _, image in named.values()]
 
 
 def _locate(listing, base, prefix, entry):
-  """Folder or list in the listing that an entry means, however it was written."""
+  """Folder or list in the listing that an entry means, however it was written.
+
+  Its first folders may be those of another machine; but train/images is no images/.
+  """
   parts = [p for p in re.split(r"[\\/]+", entry) if p not in ("", ".", "..")]
   prefix_parts = [p for p in re.split(r"[\\/]+", prefix) if p not in ("", ".", "..")]
   # An entry may leave its file's folder, as ../train/images does in Roboflow's exports.
@@ -374,8 +389,12 @@ def _locate(listing, base, prefix, entry):
     for top in (base, os.path.dirname(base), listing.root)
   ]
   for length in range(len(parts), 0, -1):
+    dropped, kept = parts[: len(parts) - length], parts[len(parts) - length :]
+    if not split_names.of_path(os.path.join(*kept)):
+      # Of a split images/train is what train/images is.
+      kept = [*kept, *filter(split_names.of_folder, dropped)]
     for start in starts:
-      path = os.path.normpath(os.path.join(start, *parts[len(parts) - length :]))
+      path = os.path.normpath(os.path.join(start, *kept))
       found = listing.find(path)
       if found and (os.path.isdir(found) or found.lower().endswith(_LIST_ENDINGS)):
         return found
@@ -416,7 +435,7 @@ class _Labels:
     top = listing.annotations_only
     self._top = top if os.path.isdir(top) else ""
     texts = listing.annotation_files(".txt") if self._top else listing.files(".txt")
-    self._paths = {os.path.splitext(path)[0].lower(): path for path in texts}
+    self._paths = {fold(os.path.splitext(path)[0]): path for path in texts}
     self._listing = listing
 
   def find(self, image):
@@ -445,8 +464,15 @@ class _Labels:
     if self._top:
       own = self._listing.relative(stem).split(os.sep)
       candidates += [os.path.join(self._top, *own[k:]) for k in range(len(own))]
-    found = map(self._paths.get, map(str.lower, candidates))
+    found = map(self._paths.get, map(fold, candidates))
     return next(filter(None, found), None)
+
+  def without_image(self, found):
+    """Text files of boxes beside some that were found, to which no image belongs."""
+    tops = {os.path.dirname(path) for path in found}
+    known = {self.find(image) for image in self._listing.images}
+    beside = [path for path in self._paths.values() if os.path.dirname(path) in tops]
+    return [path for path in beside if path not in known and _are_boxes(path)]
 
 
 def _read_image(listing, labels, image_id, image, source, class_ids, faults, notes):
@@ -481,6 +507,15 @@ def _read_image(listing, labels, image_id, image, source, class_ids, faults, not
       image_files.AnnotatedObject(label, box, class_id, False, faulty=bool(reasons))
     )
   return annotated
+
+
+def _are_boxes(path):
+  """Whether the first line of a file is of numbers, as many as a box has at least."""
+  try:
+    words = next(iter(text_files.read(path).splitlines()), "").split()
+    return len(words) >= 5 and all(math.isfinite(float(word)) for word in words)
+  except (OSError, ValueError):
+    return False
 
 
 def _read_lines(listing, path):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -709,6 +710,31 @@ class TestYolo:
     np.testing.assert_allclose(data.records[0].boxes, [BOX], atol=1e-5)
     assert ids(read_split(root, "val")) == ["c"]
 
+  def test_the_folders_of_splits_and_images_in_the_other_order(self, put):
+    parts = {"train": "ab", "val": "cd", "test": "e"}
+    for split, stems in parts.items():
+      put(*(f"images/{split}/{stem}.jpg" for stem in stems))
+      put(*(f"labels/{split}/{stem}.txt" for stem in stems), content=YOLO_LINE)
+    entries = "".join(f"{split}: ../{split}/images\n" for split in parts)
+    root = put("data.yaml", content=f"{entries}names: [cat]\n")
+    for split, stems in parts.items():
+      assert ids(read_split(root, split)) == [*stems]
+
+  def test_entries_that_lead_nowhere(self, put, faults_of):
+    put("images/a.jpg", "images/b.jpg")
+    put("labels/a.txt", "labels/b.txt", content=YOLO_LINE)
+    text = "train: ../train/images\nval: ../valid/images\nnames: [cat]\n"
+    (fault,) = faults_of(read_split, put("data.yaml", content=text), "train")
+    assert "train is '../train/images', which has no image there" in fault
+
+  def test_text_files_without_image_are_said(self, put):
+    put("images/a.jpg")
+    put("labels/a.txt", "labels/b.txt", content=YOLO_LINE)
+    put("labels/classes.txt", content="cat\n")
+    root = put("data.yaml", content="train: images\nnames: [cat]\n")
+    (note,) = read_split(root, "train").notes
+    assert note == "1 text files of boxes have no image; the first: labels/b.txt"
+
   def test_examples_of_a_tool_are_not_meant(self, put, put_xml):
     """A clone of it may lie in the folder."""
     text = "path: ../datasets/coco\ntrain: images/train2017\nnames: [ant]\n"
@@ -1204,6 +1230,142 @@ class TestFolders:
     put_xml("a.xml", ".cache/b.xml", "__MACOSX/a.xml")
     root = put("._a.xml", content=b"\0\x05\x16\x07")
     check_one(read_split(root, "train"), "a")
+
+
+class TestNames:
+  """A name is of the file that it means, in any way to write it, or of none."""
+
+  def coco(self, put, *names, path="train.json"):
+    content = {
+      "images": [{"id": k, "file_name": name} for k, name in enumerate(names, 1)],
+      "annotations": [
+        {"id": k, "image_id": k, "category_id": 1, "bbox": [2, 3, 10, 7]}
+        for k in range(1, len(names) + 1)
+      ],
+      "categories": [{"id": 1, "name": "cat"}],
+    }
+    return put(path, content=json.dumps(content))
+
+  def csv(self, put, *names):
+    lines = ["filename,class,xmin,ymin,xmax,ymax"]
+    return put(
+      "train.csv", content="\n".join(lines + [f"{n},cat,2,3,12,10" for n in names])
+    )
+
+  def cvat(self, put, *names):
+    box = '<box label="cat" xtl="2" ytl="3" xbr="12" ybr="10"/>'
+    images = [f'<image name="{n}" width="30" height="20">{box}</image>' for n in names]
+    return put("train.xml", content=f"<annotations>{''.join(images)}</annotations>")
+
+  def yolo(self, put, *names):
+    put("train.txt", content="\n".join(names))
+    put("images/s2/1.txt", "images/s2/2.txt", content=YOLO_LINE)
+    return put("data.yaml", content="train: train.txt\nnames: [cat]\n")
+
+  @pytest.mark.parametrize("write", [coco, csv, cvat, yolo])
+  def test_a_missing_image_is_not_one_of_its_name_elsewhere(
+    self, put, faults_of, write
+  ):
+    put("images/s2/1.jpg", "images/s2/2.jpg")
+    root = write(self, put, "s1/1.jpg", "s2/2.jpg")
+    (fault,) = faults_of(read_split, root, "train")
+    assert "names 's1/1.jpg': there is no such file" in fault
+    assert os.path.join("images", "s2", "1.jpg") in fault
+    root = write(self, put, "s2/1.jpg", "images/s2/2.jpg")
+    assert len(read_split(root, "train").records) == 2
+
+  @pytest.mark.parametrize("write", [coco, csv, cvat, yolo])
+  def test_the_better_of_two_names(self, put, faults_of, write):
+    put("images/s2/1.jpg", "images/s2/2.jpg")
+    root = write(self, put, "a/s2/1.jpg", "images/s2/1.jpg", "s2/2.jpg")
+    (fault,) = faults_of(read_split, root, "train")
+    assert "names 'a/s2/1.jpg'" in fault and "'images/s2/1.jpg' is as well or" in fault
+
+  @pytest.mark.parametrize("write", [coco, csv, cvat, yolo])
+  def test_two_names_as_good(self, put, faults_of, write):
+    put("images/s2/1.jpg")
+    root = write(self, put, "a/1.jpg", "b/1.jpg")
+    first, second = faults_of(read_split, root, "train")
+    assert "names 'a/1.jpg'" in first and "names 'b/1.jpg'" in second
+
+  def test_paths_of_another_machine(self, put):
+    put("pictures/1.jpg", "pictures/2.jpg")
+    root = self.coco(put, "/home/me/data/1.jpg", "/home/me/data/2.jpg")
+    assert len(read_split(root, "train").records) == 2
+
+  def test_images_of_another_split(self, put, put_xml, faults_of):
+    put("images/val/1.jpg", "images/train/2.jpg")
+    root = put_xml("annotations/train/1.xml", "annotations/train/2.xml")
+    (fault,) = faults_of(read_split, root, "train")
+    assert fault.endswith(
+      "1.xml: is in a folder of split 'train', but the only image of its name in one of "
+      "'val': images/val/1.jpg"
+    )
+
+  def test_folders_that_mirror_each_other(self, put, put_xml):
+    put("images/s1/1.jpg", "images/s2/1.jpg")
+    root = put_xml("annotations/s1/1.xml", "annotations/s2/1.xml")
+    data = read_split(root, "train")
+    assert [record.image for record in data.records] == [
+      str(root / "images/s1/1.jpg"),
+      str(root / "images/s2/1.jpg"),
+    ]
+
+  def test_accents(self, put, put_xml):
+    composed, apart = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    put(f"voc/{apart}.jpg")
+    check_one(read_split(put_xml(f"voc/{composed}.xml") / "voc", "train"))
+    put(f"listed/JPEGImages/{composed}.jpg")
+    put("listed/ImageSets/Main/train.txt", content=composed)
+    root = put_xml(f"listed/Annotations/{apart}.xml")
+    check_one(read_split(root / "listed", "train"))
+    put(f"coco/{apart}.jpg")
+    root = put("coco/train.json", content=coco_json(f"{composed}.jpg"))
+    check_one(read_split(root / "coco", "train"), classes=("cat", "dog"))
+    put(f"yolo/images/train/{apart}.jpg")
+    put(f"yolo/labels/train/{composed}.txt", content=YOLO_LINE)
+    root = put("yolo/data.yaml", content="train: images/train\nnames: [cat]\n")
+    assert read_split(root / "yolo", "train").records[0].classes.tolist() == [1]
+
+  @pytest.mark.parametrize("xml", ["a.XML", "A.xml"])
+  def test_the_case_of_listed_annotations(self, put, put_xml, xml):
+    put("JPEGImages/a.jpg")
+    put("ImageSets/Main/train.txt", content="a")
+    root = put_xml(f"Annotations/{xml}")
+    check_one(read_split(root, "train"), "a")
+    check_one(read_split(root, "train", unannotated_are_negatives=True), "a")
+
+  @pytest.mark.parametrize(
+    ("of_image", "named"), [(7, "000007"), ("000007", 7), ("007", "7"), (0, "000")]
+  )
+  def test_ids_with_zeros_before_them(self, put, of_image, named):
+    content = json.loads(coco_json(image_id=of_image))
+    content["annotations"][0]["image_id"] = named
+    put("im1.jpg")
+    root = put("train.json", content=json.dumps(content))
+    check_one(read_split(root, "train"), of_image, classes=("cat", "dog"))
+
+  def test_classes_that_are_numbers(self, put):
+    put("im1.jpg")
+    root = put("train.json", content=coco_json(categories=(0, 1)))
+    check_one(read_split(root, "train"), 1, classes=("0", "1"))
+
+  @pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"]
+  )
+  def test_encodings(self, put, encoding):
+    put("c/im1.jpg", "t/im1.jpg")
+    root = put("c/train.json", content=coco_json().encode(encoding))
+    check_one(read_split(root / "c", "train"), 1, classes=("cat", "dog"))
+    line = "filename,class,xmin,ymin,xmax,ymax\nim1.jpg,cat,2,3,12,10\n"
+    root = put("t/train.csv", content=line.encode(encoding))
+    check_one(read_split(root / "t", "train"))
+
+  def test_images_that_are_links_get_advice(self, put, put_xml, tmp_path, write_image):
+    root = put_xml("a.xml")
+    (root / "a.jpg").symlink_to(write_image(tmp_path / "blobs" / "1.jpg"))
+    with pytest.raises(DataError, match=r"data\.root may be a folder that has what"):
+      read_split(root, "train")
 
 
 @pytest.mark.parametrize(
