@@ -57,11 +57,11 @@ def _tuned(rows):
   return tuple(row._replace(tuned_as=row.name) for row in rows)
 
 
-def _stages(*rates):
-  """The grid of all tunings; the first rate is the config's own."""
+def _stages(*rates, weights=(1.0, 2.0, 4.0)):
+  """A grid for all losses; the first rate is the config's own."""
   return (
     Stage("rate", "train.learning_rate", rates),
-    Stage("weight", "train.box_loss_weight", (1.0, 2.0, 4.0)),
+    Stage("weight", "train.box_loss_weight", weights),
     Stage("prior", "model.score_prior", (0.01, 0.1)),
   )
 
@@ -90,7 +90,8 @@ _COMPARISONS = (
     minutes=3.5,
     overrides={"train.epochs": 3},
     evaluations=(Evaluation("val", "val"),),
-    stages=_stages(2e-3, 1e-3, 4e-3),
+    # Focal loss wants the lowest of 3 rates and the highest of 3 weights, so 4 of each.
+    stages=_stages(2e-3, 1e-3, 4e-3, 5e-4, weights=(1.0, 2.0, 4.0, 8.0)),
   ),
   Experiment(
     name="comparison_shapes",
