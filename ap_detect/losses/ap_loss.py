@@ -22,12 +22,13 @@ def ap_loss(logits, labels, *, interpolated=True, **options):
       ranking K is 1 and the labels are -1, 0 and 1.
     interpolated: whether to use interpolated precision (Algorithm 1).
     **options: as for `ranking_loss`: weights, class_weights, delta, images_per_ranking,
-      jit_compile, form.
+      ranking_scope, jit_compile, form.
 
   Returns:
     [] float32 in [0, 1]. 0 where there is no positive. NaN as `ranking_loss`.
 
   Raises:
+    ValueError: interpolated is neither true nor false.
     ValueError, InvalidArgumentError: as `ranking_loss`.
 
   Example:
@@ -35,6 +36,8 @@ def ap_loss(logits, labels, *, interpolated=True, **options):
     >>> float(ap_loss(logits, tf.constant([1, 0, 0])))  # ranked second of two
     0.5
   """
+  if interpolated not in (True, False):  # as "no" from a command line
+    raise ValueError(f"interpolated must be True or False, got {interpolated!r}")
   errors = interpolated_errors if interpolated else plain_errors
   return ranking_loss_lib.ranking_loss(logits, labels, errors, **options)
 

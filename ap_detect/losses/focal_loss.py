@@ -21,10 +21,13 @@ def focal_loss(logits, labels, *, alpha=0.25, gamma=2.0):
     gamma: focusing exponent, >= 0.
 
   Returns:
-    [] float32, >= 0. Ignored anchors have no influence.
+    [] float32, >= 0. Ignored anchors have no influence. NaN, as is the gradient, where
+    a label is out of range in a traced function.
 
   Raises:
-    ValueError: shapes do not fit, or alpha or gamma is out of range.
+    ValueError: shapes do not fit, or alpha or gamma is out of range, or a label that is
+      not a tensor is.
+    InvalidArgumentError: a label of an eager tensor is out of range.
 
   Example:
     >>> loss = focal_loss(tf.zeros([1, 1]), tf.constant([1]))  # 1/4 * 1/4 * log(2)
@@ -35,10 +38,7 @@ def focal_loss(logits, labels, *, alpha=0.25, gamma=2.0):
     raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
   if not gamma >= 0:
     raise ValueError(f"gamma must not be negative, got {gamma}")
-  logits = tf.convert_to_tensor(logits)
-  labels = tf.convert_to_tensor(labels)
-  labels_lib.check_logits_and_labels(logits, labels)
-  labels = tf.cast(labels, tf.int32)
+  logits, labels = labels_lib.checked(logits, labels)
   return sum_per_positive(
     logits,
     labels,
@@ -57,10 +57,12 @@ def sum_per_positive(logits, labels, terms, slopes):
       [..., K] float32.
 
   Returns:
-    [] float32; sum of terms / max(|P|, 1).
+    [] float32; sum of terms / max(|P|, 1). NaN where a label is out of range.
   """
   positives = tf.reduce_sum(tf.cast(labels > labels_lib.BACKGROUND, tf.float32))
+  are_valid = (labels >= labels_lib.IGNORED) & (labels <= logits.shape[-1])
   scale = 1.0 / tf.maximum(positives, 1.0)
+  scale = tf.where(tf.reduce_all(are_valid), scale, float("nan"))
 
   @tf.custom_gradient
   def loss(logits):

@@ -23,6 +23,8 @@ from ap_detect.losses.labels import BACKGROUND, IGNORED
 # Given with each call, unlike a loss's options.
 _OF_A_BATCH = ("weights", "qualities")
 _PLAIN = (bool, int, float, str, type(None))
+# Up to here every whole number is one of the type.
+_LARGEST_LABELS = {tf.bfloat16: 256, tf.float16: 2048}
 
 
 def _loaded_keras() -> list[Any]:
@@ -40,7 +42,11 @@ def _join(cls, bases):
   """The class, or one of the same name that is a subclass of all bases too."""
   if all(issubclass(cls, base) for base in bases):
     return cls
-  attributes = {"__module__": cls.__module__, "__doc__": cls.__doc__}
+  attributes = {
+    "__module__": cls.__module__,
+    "__doc__": cls.__doc__,
+    "_joined": cls,
+  }
   return type(cls.__name__, (cls, *bases), attributes)
 
 
@@ -49,7 +55,12 @@ class RankingLoss:
 
   A subclass names the function, whose keyword arguments, but `weights` and `qualities`,
   are its options. An instance is a `keras.losses.Loss`, can be saved with a compiled
-  model, and is loaded with it where this module has been imported.
+  model, and is loaded with it where this module has been imported: for the formats .h5
+  and SavedModel after the Keras that loads them.
+
+  Where the first dimension of a batch is not known, as with `fit(x, y)`, compilation takes
+  several times as long; batches of one size, as `tf.data`'s drop_remainder gives them, are
+  also what `images_per_ranking` requires.
 
   Args:
     name: name of the loss in Keras' logs; by default the function's.
@@ -62,6 +73,7 @@ class RankingLoss:
 
   function: Callable[..., Any]
   name: str
+  _joined: type | None = None
 
   def __init_subclass__(cls, **kwargs):
     super().__init_subclass__(**kwargs)
@@ -126,6 +138,16 @@ class RankingLoss:
         arguments["ranking_scope"] = "replica"
       loss = self.function(logits, labels, **arguments)
       return loss / tf.distribute.get_strategy().num_replicas_in_sync
+
+  @classmethod
+  def from_config(cls, config):
+    """The loss that `get_config` is of; Keras loads saved models by it."""
+    return cls(**config)
+
+  def __reduce__(self):
+    # Pickle looks for the class by its name, and there finds the one that was joined.
+    cls = self._joined or type(self)
+    return functools.partial(cls, **self.get_config()), ()
 
   def get_config(self):
     """What the class is called with to make this loss, as JSON can hold it."""
@@ -192,7 +214,13 @@ def _to_labels(y_true, logits):
       return _from_one_hot(tf.cast(y_true, tf.float32), classes)
   if not y_true.dtype.is_floating:
     return y_true
-  # Keras hands labels over as floats in places.
+  # Keras hands labels over as floats in places, Keras 2 as floats of the logits' type.
+  largest = _LARGEST_LABELS.get(y_true.dtype)
+  if largest and classes > largest:
+    raise ValueError(
+      f"y_true is {y_true.dtype.name}, which holds whole numbers up to {largest} only, for "
+      f"{classes} classes; give integer labels, or logits of float32"
+    )
   rounded = tf.round(y_true)
   _check(tf.equal(rounded, y_true), "whole numbers")
   return tf.where(tf.equal(rounded, y_true), tf.cast(rounded, tf.int32), classes + 1)

@@ -6,18 +6,34 @@ import tensorflow as tf
 
 IGNORED = -1
 BACKGROUND = 0
+# What is none of all these; losses of it are NaN.
+INVALID = -2
 
 
-def check_logits_and_labels(logits, labels):
-  """Checks what can be known without running: types and static shapes.
+def checked(logits, labels):
+  """The arguments of a loss, checked as far as they are known now.
 
   Args:
-    logits: [..., K] floating tensor.
-    labels: [...] integer tensor.
+    logits: [..., K] float; tensor, array or list.
+    labels: [...] integer in [IGNORED, K]; likewise.
+
+  Returns:
+    (logits [..., K] tensor, labels [...] int32 tensor).
 
   Raises:
-    ValueError: a type or a shape does not fit.
+    ValueError: a type or a shape does not fit, or a label is out of range and labels is
+      no tensor.
+    InvalidArgumentError: a label is out of range and labels is an eager tensor.
   """
+  logits = tf.convert_to_tensor(logits)
+  is_tensor = tf.is_tensor(labels)
+  labels = tf.convert_to_tensor(labels)
+  _check_types_and_shapes(logits, labels)
+  _check_values(labels, logits.shape[-1], is_tensor)
+  return logits, tf.cast(labels, tf.int32)
+
+
+def _check_types_and_shapes(logits, labels):
   if not logits.dtype.is_floating:
     raise ValueError(f"logits must be floating, got {logits.dtype.name}")
   if not labels.dtype.is_integer:
@@ -37,20 +53,8 @@ def check_logits_and_labels(logits, labels):
     )
 
 
-def check_values(labels, classes, is_tensor):
-  """Checks that labels lie in [IGNORED, classes], where they are known now.
-
-  Labels of a traced function are not known: the losses become NaN for those.
-
-  Args:
-    labels: [...] integer tensor.
-    classes: K.
-    is_tensor: whether the caller passed a tensor, rather than an array or a list.
-
-  Raises:
-    ValueError: a label is out of range and the caller passed no tensor.
-    InvalidArgumentError: a label is out of range and the caller passed a tensor.
-  """
+def _check_values(labels, classes, is_tensor):
+  """Labels of a traced function are not known: the losses become NaN for those."""
   values = tf.get_static_value(labels)
   if values is None or values.size == 0:
     return
@@ -64,7 +68,7 @@ def check_values(labels, classes, is_tensor):
 
 
 def checked_numbers(name, numbers, shape):
-  """Checks numbers that must not be negative, as `check_values` checks labels.
+  """Checks numbers that must not be negative, as `checked` checks labels.
 
   Args:
     name: of the argument.
@@ -86,6 +90,20 @@ def checked_numbers(name, numbers, shape):
   if values is not None and not ((values >= 0) & (values < float("inf"))).all():
     _refuse(f"{name} must be finite and not negative, got {values}", is_tensor)
   return numbers
+
+
+def check_number(number, shape, advice=""):
+  """Raises ValueError where a ranking has more logits than its counts can hold.
+
+  Args:
+    number: of the ranking's logits; None where it is not known.
+    shape: of the logits that it is of.
+    advice: what else the message says.
+  """
+  if number is not None and number >= 2**31:
+    raise ValueError(
+      f"a ranking takes at most 2^31 - 1 logits, got {number} (shape {shape}){advice}"
+    )
 
 
 def check_shape(name, tensor, shape):

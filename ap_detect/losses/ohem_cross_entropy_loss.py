@@ -29,10 +29,12 @@ def ohem_cross_entropy_loss(logits, labels, *, negatives_per_positive=3.0):
 
   Returns:
     [] float32, >= 0. Ignored anchors have no influence. A background anchor with a NaN
-    is always mined.
+    is always mined. NaN as `focal_loss`.
 
   Raises:
-    ValueError: shapes do not fit, or negatives_per_positive is out of range.
+    ValueError: shapes do not fit, or negatives_per_positive is out of range, or a label
+      as in `focal_loss`.
+    InvalidArgumentError: as `focal_loss`.
 
   Example:
     >>> labels = tf.constant([1, 0, 0, 0, 0])
@@ -45,10 +47,7 @@ def ohem_cross_entropy_loss(logits, labels, *, negatives_per_positive=3.0):
       "negatives_per_positive must be finite and not negative, got "
       f"{negatives_per_positive}"
     )
-  logits = tf.convert_to_tensor(logits)
-  labels = tf.convert_to_tensor(labels)
-  labels_lib.check_logits_and_labels(logits, labels)
-  labels = tf.cast(labels, tf.int32)
+  logits, labels = labels_lib.checked(logits, labels)
   mined = _mined(tf.stop_gradient(logits), labels, negatives_per_positive)
   # Focal loss without focus, in which either side weighs half.
   return 2.0 * focal_loss(logits, mined, alpha=0.5, gamma=0.0)

@@ -25,10 +25,11 @@ def quality_focal_loss(logits, labels, *, qualities, beta=2.0):
     beta: focusing exponent, >= 1; the paper's is 2.
 
   Returns:
-    [] float32, >= 0. Ignored anchors have no influence.
+    [] float32, >= 0. Ignored anchors have no influence. NaN as `focal_loss`.
 
   Raises:
-    ValueError: shapes do not fit, or beta is out of range.
+    ValueError: shapes do not fit, or beta is out of range, or a label as in `focal_loss`.
+    InvalidArgumentError: as `focal_loss`.
 
   Example:
     >>> labels, half = tf.constant([1]), tf.constant([0.5])
@@ -38,15 +39,9 @@ def quality_focal_loss(logits, labels, *, qualities, beta=2.0):
   """
   if not beta >= 1:
     raise ValueError(f"beta must be at least 1, got {beta}")
-  logits = tf.convert_to_tensor(logits)
-  labels = tf.convert_to_tensor(labels)
+  logits, labels = labels_lib.checked(logits, labels)
   qualities = tf.cast(tf.stop_gradient(qualities), tf.float32)
-  labels_lib.check_logits_and_labels(logits, labels)
-  if not qualities.shape.is_compatible_with(labels.shape):
-    raise ValueError(
-      f"qualities must have the shape of labels, {labels.shape}, got {qualities.shape}"
-    )
-  labels = tf.cast(labels, tf.int32)
+  labels_lib.check_shape("qualities", qualities, labels.shape)
   counted, targets = _counted_and_targets(labels, qualities, logits.shape[-1])
   return sum_per_positive(
     logits,

@@ -75,8 +75,8 @@ def ranking_loss(
       to rounding on any device. None is "gpu" where TensorFlow sees a GPU.
 
   Returns:
-    [] float32. 0 where there is no positive. NaN, as is the gradient of all entries
-    that are not ignored, where a logit that is not ignored is not finite, or where a
+    [] float32. 0 where there is no positive. NaN, as is the gradient of all entries of
+    the ranking that are not ignored, where a logit that is not ignored is not finite, or where a
     label is out of range or a weight negative or not finite in a traced function. The
     same input always gives the same bits.
 
@@ -180,16 +180,33 @@ def _group(logits, images_per_ranking, ranking_scope):
   if images_per_ranking is None:
     return across_replicas.Group(context, replicas)
   images = logits.shape[0] if logits.shape.rank else None
-  if not images or images_per_ranking <= images:
-    return None  # which is checked as everywhere
+  if not images:
+    return None
+  size = replicas_per_ranking(images, replicas, images_per_ranking)
+  return across_replicas.Group(context, size) if size > 1 else None
+
+
+def replicas_per_ranking(images: int, replicas: int, images_per_ranking: int) -> int:
+  """How many replicas rank together, where rankings may go across replicas.
+
+  Args:
+    images: of a replica.
+    replicas: how many there are.
+    images_per_ranking: see `ranking_loss`.
+
+  Raises:
+    ValueError: neither replicas nor a replica's images can be divided so.
+  """
   size, rest = divmod(images_per_ranking, images)
-  if rest or replicas % size:
-    raise ValueError(
-      "images_per_ranking must divide the first dimension of a replica's logits, "
-      f"{images}, or be a multiple of it that divides the {images * replicas} of all "
-      f"{replicas} replicas, got {images_per_ranking}"
-    )
-  return across_replicas.Group(context, size)
+  if size and not rest and replicas % size == 0:
+    return size
+  if 0 < images_per_ranking < images and images % images_per_ranking == 0:
+    return 1
+  raise ValueError(
+    "images_per_ranking must divide the first dimension of a replica's logits, "
+    f"{images}, or be a multiple of it that divides the {images * replicas} of all "
+    f"{replicas} replicas, got {images_per_ranking}"
+  )
 
 
 def _rank_across(logits, anchors, step, group, across):
@@ -233,11 +250,7 @@ def _checked(logits, labels, weights, class_weights, qualities, delta):
   """(logits [..., K], engine.Anchors with fields [...], knots.Step)."""
   if not 0 < delta < float("inf"):
     raise ValueError(f"delta must be positive and finite, got {delta}")
-  is_tensor = tf.is_tensor(labels)
-  labels = tf.convert_to_tensor(labels)
-  labels_lib.check_logits_and_labels(logits, labels)
-  labels_lib.check_values(labels, logits.shape[-1], is_tensor)
-  labels = tf.cast(labels, tf.int32)
+  logits, labels = labels_lib.checked(logits, labels)
   if weights is not None:
     weights = labels_lib.checked_numbers("weights", weights, labels.shape)
     labels = tf.where(weights == 0, labels_lib.IGNORED, labels)
@@ -251,11 +264,13 @@ def _checked(logits, labels, weights, class_weights, qualities, delta):
   if weights is not None:
     # What a label out of range does: NaN.
     is_fit = (weights >= 0) & tf.math.is_finite(weights)
-    labels = tf.where(is_fit | (labels == labels_lib.IGNORED), labels, -2)
+    is_fit |= labels == labels_lib.IGNORED
+    labels = tf.where(is_fit, labels, labels_lib.INVALID)
   if qualities is not None:
     qualities = tf.cast(tf.convert_to_tensor(qualities), tf.float32)
     labels_lib.check_shape("qualities", qualities, labels.shape)
-    labels = tf.where((labels > 0) & ~tf.math.is_finite(qualities), -2, labels)
+    is_lost = (labels > 0) & ~tf.math.is_finite(qualities)
+    labels = tf.where(is_lost, labels_lib.INVALID, labels)
   return logits, engine.Anchors(labels, weights, qualities), knots.Step.of(delta)
 
 
@@ -278,11 +293,7 @@ def _check_sizes(logits, images_per_ranking, replicas):
       )
     if images and number:
       number = number // images * images_per_ranking
-  if number is not None and number >= 2**31:
-    raise ValueError(
-      f"a ranking takes at most 2^31 - 1 logits, got {number} (shape {logits.shape}); "
-      "set images_per_ranking"
-    )
+  labels_lib.check_number(number, logits.shape, "; set images_per_ranking")
 
 
 class _Functions(NamedTuple):

@@ -11,8 +11,9 @@ from typing import Any, Callable, NamedTuple
 import tensorflow as tf
 
 from ap_detect import errors, losses
+from ap_detect.losses.ranking_loss import replicas_per_ranking
 
-# Keyword arguments of a loss that the step gives it.
+# Keyword arguments of a loss that are no options, for they are of a batch or the step's.
 _GIVEN = ("qualities", "weights", "jit_compile", "ranking_scope")
 
 
@@ -115,17 +116,24 @@ def check(train, num_classes, replicas=1):
   """
   loss = find(dataclasses.replace(train, jit_compile="never", ranking_scope="replica"))
   images = train.images_per_replica
-  if find(train).is_across_replicas:
-    images *= replicas
-  logits = tf.zeros([images, 2, num_classes])
-  labels = tf.tile([[1, losses.BACKGROUND]], [images, 1])
-  qualities = {"qualities": tf.cast(labels, tf.float32)} if loss.takes_qualities else {}
+  images_per_ranking = train.loss_options.get("images_per_ranking")
   try:
+    if find(train).is_across_replicas and replicas > 1:
+      images *= (
+        replicas_per_ranking(images, replicas, images_per_ranking)
+        if images_per_ranking is not None
+        else replicas
+      )
+    logits = tf.zeros([images, 2, num_classes])
+    labels = tf.tile([[1, losses.BACKGROUND]], [images, 1])
+    qualities = (
+      {"qualities": tf.cast(labels, tf.float32)} if loss.takes_qualities else {}
+    )
     with tf.GradientTape() as tape:
       tape.watch(logits)
       value = tf.convert_to_tensor(loss.function(logits, labels, **qualities))
     gradient = tape.gradient(value, logits)
-  except (TypeError, ValueError) as error:
+  except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
     raise ValueError(
       f"{train.classification_loss} with train.loss_options={dict(train.loss_options)}: "
       f"{errors.first_line(error)}"
@@ -175,6 +183,12 @@ def _check_call(name, function, options):
   valid = _options(parameters)
   takes_any = any(item.kind is item.VAR_KEYWORD for item in parameters.values())
   unknown = [option for option in options if option not in valid]
+  of_batch = [option for option in unknown if option in parameters]
+  if of_batch:
+    raise ValueError(
+      f"{name}: {', '.join(map(repr, of_batch))} is of a batch or the step's to give, and "
+      "cannot be in train.loss_options"
+    )
   if unknown and not takes_any:
     raise ValueError(
       f"{name} has no option {', '.join(map(repr, unknown))}; train.loss_options may "

@@ -319,3 +319,23 @@ def test_an_unknown_form_or_option_is_refused(name, form):
     run(name, "tpu", Case())
   with pytest.raises(TypeError, match="gamma"):
     run(name, form, Case(), gamma=2.0)
+
+
+@of_all
+@pytest.mark.parametrize("label", [CLASSES + 1, losses.IGNORED - 1])
+def test_labels_that_there_are_none_of(name, form, label):
+  case = Case()
+  labels = case.labels.copy()
+  labels[5] = label
+  with pytest.raises(ValueError, match=r"labels must lie in \[-1, 3\]"):
+    call(name, form, case.logits, labels, case.qualities)
+  with pytest.raises(tf.errors.InvalidArgumentError, match="labels must lie in"):
+    call(name, form, case.logits, tf.constant(labels), case.qualities)
+
+  @tf.function
+  def traced(labels):
+    return value_and_gradient(name, form, case.logits, labels, case.qualities)
+
+  value, gradient = traced(tf.constant(labels))
+  assert np.isnan(value)
+  assert np.isnan(gradient.numpy()[(labels != losses.IGNORED)]).any()

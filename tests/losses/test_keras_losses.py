@@ -1,5 +1,9 @@
 """The losses in every Keras that is installed: Keras 2, and Keras 3 beside it."""
 
+import copy
+import importlib.util
+import pickle
+import subprocess
 import sys
 
 import keras
@@ -156,6 +160,52 @@ def test_a_saved_model_brings_it_back(keras, tmp_path):
   np.testing.assert_allclose(
     value, ap_loss_of(model, points, labels, 0.5)[0], rtol=1e-6
   )
+
+
+OF_ANOTHER_PROCESS = """
+import sys
+import {keras} as keras
+from ap_detect import losses  # the first loss of this process is the loaded one
+model = keras.models.load_model(sys.argv[1])
+assert isinstance(model.loss, losses.APLoss) and isinstance(model.loss, keras.losses.Loss)
+print(model.loss.get_config()["delta"])
+"""
+
+
+@in_every_keras
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_another_process_loads_it(keras, ending, tmp_path):
+  path = tmp_path / f"model.{ending}"
+  compiled_model(keras, losses.APLoss(delta=0.5)).save(str(path))
+  is_own = keras is tf.keras and importlib.util.find_spec("tf_keras")
+  name = "tf_keras" if is_own else "keras"
+  done = subprocess.run(
+    [sys.executable, "-c", OF_ANOTHER_PROCESS.format(keras=name), str(path)],
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr
+  assert done.stdout.split()[-1] == "0.5"
+
+
+@for_every_loss
+def test_copies(loss, function):
+  original = loss(delta=0.5, class_weights=[1.0, 2.0, 0.5])
+  expected = function(LOGITS, LABELS, delta=0.5, class_weights=[1.0, 2.0, 0.5])
+  for copied in (pickle.loads(pickle.dumps(original)), copy.deepcopy(original)):
+    assert isinstance(copied, loss) and copied.get_config() == original.get_config()
+    assert copied(LABELS, LOGITS) == expected
+
+
+def test_labels_that_their_type_rounds():
+  """As Keras 2 hands them over where the model computes in bfloat16."""
+  logits = tf.zeros([2, 1000], tf.bfloat16)
+  with pytest.raises(
+    ValueError, match=r"bfloat16, .* up to 256 only, for 1000 classes"
+  ):
+    losses.APLoss()(tf.constant([3.0, 999.0], tf.bfloat16), logits)
+  assert losses.APLoss()(tf.constant([3.0, 999.0]), logits) > 0
 
 
 @in_every_keras

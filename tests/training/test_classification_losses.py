@@ -99,8 +99,9 @@ class TestFind:
       ("own_losses.lacks", {"b": 1}, "no option 'b'; .* may have errors, a"),
       ("builtins.dict", {}, "no signature"),
       ("ap_loss", {"gamma": 2}, "ap_loss has no option 'gamma'; .* may have .*delta"),
-      ("ap_loss", {"jit_compile": True}, "has no option 'jit_compile'"),
-      ("quality_focal_loss", {"qualities": 1}, "may have beta$"),
+      ("ap_loss", {"jit_compile": True}, "'jit_compile' is of a batch or the step's"),
+      ("quality_focal_loss", {"qualities": 1}, "'qualities' is of a batch or"),
+      ("quality_focal_loss", {"quality": 1}, "may have beta$"),
     ],
   )
   def test_refused(self, name, options, said, own):
@@ -159,6 +160,7 @@ class TestCheck:
     [
       ({"delta": -1.0}, "{'delta': -1.0}: delta must be positive"),
       ({"delta": "a"}, "not supported between"),
+      ({"interpolated": "no"}, "must be True or False, got 'no'"),
       ({"images_per_ranking": 3}, "must divide .* 8, got 3"),
       ({"images_per_ranking": -1}, "at least 1"),
     ],
@@ -178,6 +180,12 @@ class TestCheck:
     classification_losses.check(train, 3, replicas=2)
     with pytest.raises(ValueError, match=r"must divide .* 4, got 8"):
       classification_losses.check(train, 3, replicas=1)
+    with pytest.raises(ValueError, match=r"4, or be a multiple of it that .* got 3"):
+      classification_losses.check(
+        dataclasses.replace(train, loss_options={"images_per_ranking": 3}),
+        3,
+        replicas=3,
+      )
 
   def test_losses_that_rank_nothing(self):
     train = dataclasses.replace(train_config("focal_loss"), ranking_scope="global")

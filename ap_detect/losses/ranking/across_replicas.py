@@ -19,13 +19,12 @@ import numpy as np
 import tensorflow as tf
 
 from ap_detect.losses import compiling
-from ap_detect.losses.labels import BACKGROUND, IGNORED
+from ap_detect.losses.labels import BACKGROUND, IGNORED, INVALID
 from ap_detect.losses.ranking import branching, engine, knots, tables
 
 # Sizes of the list of all positives that functions are compiled for; and one that has
 # room for all anchors.
 _CAPACITIES = (2**11, 2**14, 2**17)
-_INVALID = IGNORED - 1
 
 
 class Group(NamedTuple):
@@ -163,7 +162,7 @@ class Across:
     """engine.Ranking of a list of positives, as if they were all anchors."""
     labels = tf.where(tf.math.is_finite(listed.scores), 1, IGNORED)
     anchors = engine.Anchors(
-      tf.where(is_invalid, IGNORED - 1, labels), listed.weights, listed.qualities
+      tf.where(is_invalid, INVALID, labels), listed.weights, listed.qualities
     )
     return engine.Ranking(
       listed.scores[:, tf.newaxis], anchors, step, self._errors, self._form.search

@@ -111,14 +111,6 @@ def checked(logits, labels):
   Raises:
     ValueError, InvalidArgumentError: as `ranking_loss`.
   """
-  logits = tf.convert_to_tensor(logits)
-  is_tensor = tf.is_tensor(labels)
-  labels = tf.convert_to_tensor(labels)
-  labels_lib.check_logits_and_labels(logits, labels)
-  labels_lib.check_values(labels, logits.shape[-1], is_tensor)
-  number = logits.shape.num_elements()
-  if number is not None and number >= 2**31:
-    raise ValueError(
-      f"a ranking takes at most 2^31 - 1 logits, got {number} (shape {logits.shape})"
-    )
-  return logits, tf.cast(tf.reshape(labels, [-1]), tf.int32)
+  logits, labels = labels_lib.checked(logits, labels)
+  labels_lib.check_number(logits.shape.num_elements(), logits.shape)
+  return logits, tf.reshape(labels, [-1])
