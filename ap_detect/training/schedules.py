@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-KINDS = ("constant", "step", "cosine")
+from ap_detect import config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Schedule:
   warmup_start_factor: float = 1 / 3
 
   def __post_init__(self):
-    if self.kind not in KINDS:
-      raise ValueError(f"kind must be one of {KINDS}, got {self.kind!r}")
+    if self.kind not in config.SCHEDULES:
+      raise ValueError(f"kind must be one of {config.SCHEDULES}, got {self.kind!r}")
     if self.kind == "cosine" and self.epochs <= 0:
       raise ValueError(f"cosine requires epochs > 0, got {self.epochs}")
 
