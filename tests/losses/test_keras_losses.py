@@ -177,7 +177,7 @@ print(model.loss.get_config()["delta"])
 def test_another_process_loads_it(keras, ending, tmp_path):
   path = tmp_path / f"model.{ending}"
   compiled_model(keras, losses.APLoss(delta=0.5)).save(str(path))
-  is_own = keras is tf.keras and importlib.util.find_spec("tf_keras")
+  is_own = keras is KERASES[0] and importlib.util.find_spec("tf_keras")
   name = "tf_keras" if is_own else "keras"
   done = subprocess.run(
     [sys.executable, "-c", OF_ANOTHER_PROCESS.format(keras=name), str(path)],
