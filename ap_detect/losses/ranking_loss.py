@@ -76,9 +76,9 @@ def ranking_loss(
 
   Returns:
     [] float32. 0 where there is no positive. NaN, as is the gradient of all entries of
-    the ranking that are not ignored, where a logit that is not ignored is not finite, or where a
-    label is out of range or a weight negative or not finite in a traced function. The
-    same input always gives the same bits.
+    the ranking that are not ignored, where a logit that is not ignored is not finite, or
+    where a label is out of range or a weight negative or not finite in a traced function.
+    The same input always gives the same bits.
 
   Raises:
     ValueError: shapes do not fit, delta is not positive, form is unknown, or a label or
