@@ -309,11 +309,12 @@ class Listing:
   def _agreement(self, name, path):
     """The rest of a _Named."""
     *own, base = fold(path).split(os.sep)
+    readings = _readings(name)
     counts = [
       (_count_equal(reversed(parts[:-1]), reversed(own)), parts[-1] == base)
-      for parts in _readings(name)
+      for parts in readings
     ]
-    return (*max(counts), len(_readings(name)[0]) > 1)
+    return (*max(counts), len(readings[0]) > 1)
 
   def _nearness(self, path, folders_named, near):
     own = fold(self.relative(path)).split(os.sep)[:-1]

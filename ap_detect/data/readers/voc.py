@@ -88,9 +88,9 @@ def read_voc(
   without regard to case; "annots" or "labels" and "images" are as good.
 
   Without lists, every XML file below the root that is an annotation is paired with the
-  image of its stem, else with the one that it names, the nearest one of several. Folders
-  named for splits ("train", "Valid", "test_images") are these; without any, all is
-  "train".
+  image of its stem, else with the one that it names, the nearest one of several, but none
+  in a folder of another split. Folders named for splits ("train", "Valid", "test_images")
+  are these; without any, all is "train".
 
   A split none of whose images has an XML file, such as PASCAL's test split of 2012, is
   read without labels, from its images alone. Annotations may then be absent.

@@ -469,9 +469,12 @@ class _Labels:
 
   def without_image(self, found):
     """Text files of boxes beside some that were found, to which no image belongs."""
+    found = set(found)
     tops = {os.path.dirname(path) for path in found}
-    known = {self.find(image) for image in self._listing.images}
-    beside = [path for path in self._paths.values() if os.path.dirname(path) in tops]
+    others = [path for path in self._paths.values() if path not in found]
+    beside = [path for path in others if os.path.dirname(path) in tops]
+    # Images of other splits may lie beside each other with these.
+    known = {self.find(image) for image in self._listing.images} if beside else set()
     return [path for path in beside if path not in known and _are_boxes(path)]
 
 
